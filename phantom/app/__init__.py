@@ -1,0 +1,1 @@
+"""The services, the plugins' makers and the command line."""

@@ -1,0 +1,1 @@
+"""What moves a link's bytes: Twisted endpoints, and what strangers meet there."""

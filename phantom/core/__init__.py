@@ -1,0 +1,1 @@
+"""Pure computation: no Twisted, no clock, no entropy, no sockets.  Time is an argument."""

@@ -1,0 +1,1 @@
+"""Inbounds turn bytes into a destination."""

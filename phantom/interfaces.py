@@ -1,0 +1,49 @@
+"""What the parts of phantom promise one another.
+
+`typing.Protocol` where only our own code calls; where Twisted calls, its own zope
+interfaces are used directly (`IProtocol`, `IHalfCloseableProtocol`, `ITCPTransport`,
+`IPushProducer`, `IConsumer`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol
+
+from phantom.address import Destination
+
+
+class Outbound(Protocol):
+    """Turns a destination into a transport."""
+
+    def connect(self, destination: Destination, protocol: IProtocol) -> Deferred[Any]:
+        """Connect `protocol` to `destination`.
+
+        On success ``protocol.makeConnection(transport)`` has been called, with a transport
+        that half-closes (``loseWriteConnection``), aborts (``abortConnection``) and is both
+        a push producer and a consumer; then the Deferred fires with that transport.  No
+        byte reaches the protocol before the Deferred's callbacks have run.
+
+        Cancelling gives the attempt up and frees what it holds.
+
+        Returns:
+            A Deferred of the transport.  It fails with `phantom.errors.RelayError` and
+            nothing else.
+        """
+        ...
+
+
+class StrangerPolicy(Protocol):
+    """What happens to a visitor who could not prove a known key."""
+
+    def __call__(self, transport: Any, received: bytes) -> None:
+        """Take the transport over for good.
+
+        Args:
+            transport: What the visitor is connected by, already decrypted by the carrier.
+                Its protocol is replaced (`phantom.layer.switch_protocol`).
+            received: Every byte read from the visitor so far, unparsed.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Outbounds turn a destination into a transport."""

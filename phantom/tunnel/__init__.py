@@ -1,0 +1,1 @@
+"""The layers of the tunnel, from a carrier's bytes to streams, and what keeps them alive."""
