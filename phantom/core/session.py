@@ -1,0 +1,345 @@
+"""The bookkeeping of a session: what was sent and not yet acknowledged, what was received.
+
+Every sequenced frame has an implicit number, per direction and lane.  The sender keeps the
+plaintext of each until the peer's session layer has it, in the form it is sealed from, so
+that a new link can send it again (design, 3.5; ownership as in the data-path notes of
+doc/adr/0003).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from phantom.core.wire import HEADER_SIZE, MAX_RECORD_PLAINTEXT, pack_header_into
+from phantom.errors import LocalProtocolError, RemoteProtocolError
+
+#: Bytes of one block of the log: four full records, and still in a core's L2 cache.
+BLOCK_SIZE = 256 * 1024
+#: Most bytes one session keeps unacknowledged.  Throughput is at most this a round trip:
+#: 16 MiB at 100 ms is 1.3 Gbit/s.
+MAX_RETAINED_BYTES = 16 * 1024 * 1024
+#: Most frames one session keeps unacknowledged; bounds what tiny frames cost beyond bytes.
+MAX_RETAINED_FRAMES = 65_536
+#: Blocks a pool keeps for reuse: the cap of one busy session; more is trimmed after peaks.
+POOLED_BLOCKS = MAX_RETAINED_BYTES // BLOCK_SIZE
+
+
+class BlockPool:
+    """Spare blocks, last in first out so that the one used next is still in the cache.
+
+    One pool serves all sessions of a process: an idle session holds no block.
+    """
+
+    __slots__ = ("_spare",)
+
+    def __init__(self) -> None:
+        self._spare: list[Block] = []
+
+    def acquire(self) -> Block:
+        """Return an empty block."""
+        return self._spare.pop() if self._spare else Block()
+
+    def release(self, block: Block) -> None:
+        """Take back a block that nothing refers to any more."""
+        if len(self._spare) < POOLED_BLOCKS:
+            block.cursor = 0
+            self._spare.append(block)
+
+
+class Block:
+    """A stretch of the log.
+
+    Attributes:
+        view: Its bytes.
+        cursor: Where the next frame goes.
+        live: How many runs in it are not yet acknowledged.
+    """
+
+    __slots__ = ("cursor", "live", "view")
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(BLOCK_SIZE))
+        self.cursor = 0
+        self.live = 0
+
+
+class Run:
+    """Whole frames that lie side by side in one block and fit one record.
+
+    Attributes:
+        block: The block.
+        start: Offset of the first frame.
+        end: Offset behind the last frame.
+        first: Sequence number of the first frame.
+        frames: How many frames.
+    """
+
+    __slots__ = ("block", "end", "first", "frames", "start")
+
+    def __init__(self, block: Block, first: int) -> None:
+        self.block = block
+        self.start = self.end = block.cursor
+        self.first = first
+        self.frames = 0
+
+    def drop_frames(self, count: int) -> int:
+        """Take `count` frames off the front; return their bytes."""
+        start = self.start
+        view = self.block.view
+        for _ in range(count):
+            start += HEADER_SIZE + int.from_bytes(view[start + 4 : start + 6], "big")
+        size = start - self.start
+        self.start = start
+        self.first += count
+        self.frames -= count
+        return size
+
+
+class SendLog:
+    """Frames in order: appended, then sent, then kept until acknowledged.
+
+    Args:
+        pool: Where blocks come from.
+
+    Attributes:
+        next_sequence: The number the next appended frame gets.
+        sent: The number of the first frame not yet sent on the present link.
+        acknowledged: The number of the first frame the peer does not have yet.
+        size: Bytes held, headers included.
+    """
+
+    __slots__ = (
+        "_block",
+        "_open",
+        "_pool",
+        "_retained",
+        "_unsent",
+        "acknowledged",
+        "next_sequence",
+        "sent",
+        "size",
+    )
+
+    def __init__(self, pool: BlockPool) -> None:
+        self._pool = pool
+        self._block: Block | None = None
+        self._open: Run | None = None
+        self._unsent: deque[Run] = deque()
+        self._retained: deque[Run] = deque()
+        self.next_sequence = 0
+        self.sent = 0
+        self.acknowledged = 0
+        self.size = 0
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether a frame waits to be sent."""
+        return self.sent != self.next_sequence
+
+    @property
+    def unsent_in_open_run(self) -> int:
+        """Bytes that the next record would carry so far."""
+        return self._open.end - self._open.start if self._open is not None else 0
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many frames were sent and are not acknowledged."""
+        return self.sent - self.acknowledged
+
+    @property
+    def has_room(self) -> bool:
+        """Whether data may be appended.
+
+        Control frames may go beyond: they are few, and `overflowing` tells when they are not.
+        """
+        return (
+            self.size < MAX_RETAINED_BYTES
+            and self.next_sequence - self.acknowledged < MAX_RETAINED_FRAMES
+        )
+
+    @property
+    def overflowing(self) -> bool:
+        """Whether even control frames have piled up: a peer that never acknowledges."""
+        return self.next_sequence - self.acknowledged > 2 * MAX_RETAINED_FRAMES
+
+    def append(self, kind: int, stream_id: int, payload: bytes | memoryview = b"") -> None:
+        """Append one frame."""
+        self.append_parts(kind, stream_id, (payload,), len(payload))
+
+    def append_parts(
+        self,
+        kind: int,
+        stream_id: int,
+        parts: tuple[bytes | memoryview, ...] | list[bytes | memoryview],
+        length: int,
+    ) -> None:
+        """Append one frame whose payload comes in pieces.
+
+        Args:
+            kind: The frame's type.
+            stream_id: Its stream.
+            parts: The pieces of the payload, in order.
+            length: Their bytes in all, at most ``wire.MAX_PAYLOAD``.
+
+        Raises:
+            LocalProtocolError: The payload is too long for a record.
+        """
+        size = HEADER_SIZE + length
+        run = self._run_with_room(size)
+        view = run.block.view
+        position = run.end
+        pack_header_into(view, position, kind << 24 | stream_id, length)
+        position += HEADER_SIZE
+        for part in parts:
+            stop = position + len(part)
+            view[position:stop] = part
+            position = stop
+        run.end = run.block.cursor = position
+        run.frames += 1
+        self.next_sequence += 1
+        self.size += size
+
+    def _run_with_room(self, size: int) -> Run:
+        if size > MAX_RECORD_PLAINTEXT:
+            raise LocalProtocolError("a frame does not fit a record")
+        run = self._open
+        if run is not None:
+            room = BLOCK_SIZE - run.end
+            if run.end - run.start + size <= MAX_RECORD_PLAINTEXT and size <= room:
+                return run
+            self._unsent.append(run)
+        block = self._block
+        if block is None or BLOCK_SIZE - block.cursor < size:
+            block = self._block = self._pool.acquire()
+        block.live += 1
+        run = self._open = Run(block, self.next_sequence)
+        return run
+
+    def take(self) -> memoryview | None:
+        """Return the next record's plaintext and count it as sent; None when nothing waits.
+
+        The view is valid until the peer acknowledges it; the caller seals it at once.
+        """
+        if self._unsent:
+            run = self._unsent.popleft()
+        elif self._open is not None:
+            run = self._open
+            self._open = None
+        else:
+            return None
+        self._retained.append(run)
+        self.sent = run.first + run.frames
+        return run.block.view[run.start : run.end]
+
+    def acknowledge(self, received: int) -> None:
+        """Let go of every frame numbered below `received`.
+
+        Raises:
+            RemoteProtocolError: It names a frame that was not sent.
+        """
+        if received > self.sent:
+            raise RemoteProtocolError("an acknowledgement of frames that were not sent")
+        if received <= self.acknowledged:
+            return  # late or repeated; a new link's ATTACH may have told us already
+        self.acknowledged = received
+        retained = self._retained
+        while retained and retained[0].first + retained[0].frames <= received:
+            run = retained.popleft()
+            self.size -= run.end - run.start
+            self._release(run.block)
+        if retained and retained[0].first < received:
+            run = retained[0]
+            self.size -= run.drop_frames(received - run.first)
+
+    def _release(self, block: Block) -> None:
+        block.live -= 1
+        if block.live:
+            return
+        if block is self._block:
+            self._block = None
+        self._pool.release(block)
+
+    def rewind(self, received: int) -> int:
+        """Prepare to send again on a new link what the peer does not have.
+
+        Args:
+            received: How many frames the peer says it has.
+
+        Returns:
+            The bytes that will be sent again.
+
+        Raises:
+            RemoteProtocolError: The peer claims frames that were never sent, or lacks some
+                that it acknowledged.
+        """
+        if received < self.acknowledged:
+            raise RemoteProtocolError("the peer forgot frames that it had acknowledged")
+        self.acknowledge(received)
+        again = sum(run.end - run.start for run in self._retained)
+        self._unsent.extendleft(reversed(self._retained))
+        self._retained.clear()
+        self.sent = received
+        return again
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for run in (*self._retained, *self._unsent, *([self._open] if self._open else ())):
+            self._release(run.block)
+        self._retained.clear()
+        self._unsent.clear()
+        self._open = None
+        self.size = 0
+        self.sent = self.acknowledged = self.next_sequence
+
+
+class ReceiveLog:
+    """How far the peer's frames have arrived.
+
+    Attributes:
+        received: How many sequenced frames have arrived in order; the number of the next.
+    """
+
+    __slots__ = ("received",)
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def begin(self, next_sequence: int) -> LinkCursor:
+        """Start counting the frames of a new link.
+
+        Args:
+            next_sequence: The number of the link's first sequenced frame, from its ATTACH.
+
+        Raises:
+            RemoteProtocolError: Frames are missing in between.
+        """
+        if next_sequence > self.received:
+            raise RemoteProtocolError("frames were lost between two links")
+        return LinkCursor(self, next_sequence)
+
+
+class LinkCursor:
+    """Numbers the sequenced frames of one link."""
+
+    __slots__ = ("_log", "_next")
+
+    def __init__(self, log: ReceiveLog, next_sequence: int) -> None:
+        self._log = log
+        self._next = next_sequence
+
+    def accept(self) -> bool:
+        """Number the next frame; return whether it is new, so that it is dealt with once.
+
+        Raises:
+            RemoteProtocolError: The number is ahead of what is expected.  On a link that
+                was superseded this cannot happen unless the peer misnumbers.
+        """
+        number = self._next
+        self._next = number + 1
+        log = self._log
+        if number == log.received:
+            log.received = number + 1
+            return True
+        if number > log.received:
+            raise RemoteProtocolError("a gap in the sequence")
+        return False

@@ -1,0 +1,139 @@
+"""Credit arithmetic: how much may be sent, how much may still come, and from what memory.
+
+The receiver alone decides.  Each stream has a window of its own; there is no session credit
+on the wire, because a handful of stalled readers would freeze every stream.  Instead the
+receiver hands out credit from a `CreditPool`, so that what it may have to hold stays within
+``session_memory`` whatever its readers do (design, 3.6).
+"""
+
+from __future__ import annotations
+
+from phantom.core.wire import INITIAL_CREDIT, MAX_CREDIT
+from phantom.errors import RemoteProtocolError
+
+#: Every stream may count on this much, whatever the others hold: it is what an opener may
+#: send before the reply, so it is promised before anyone is asked.
+BASE_CREDIT = INITIAL_CREDIT
+#: A new stream's window when there is room: above the bandwidth-delay product of most
+#: paths' first round trips, and 1/16 of the default limit.
+FIRST_WINDOW = 256 * 1024
+#: A new stream takes at most this part of what the pool has left, so that a crowd shrinks
+#: first windows gradually and the last comer still finds something.
+CROWD_SHARE = 32
+
+
+class CreditPool:
+    """The memory that the streams of one session may share beyond their base.
+
+    Args:
+        session_memory: Bytes the session may be made to hold.
+        max_streams: Concurrent streams; each has `BASE_CREDIT` reserved.
+
+    Raises:
+        ValueError: The streams' base alone exceeds the memory.
+    """
+
+    __slots__ = ("free",)
+
+    def __init__(self, session_memory: int, max_streams: int) -> None:
+        self.free = session_memory - max_streams * BASE_CREDIT
+        if self.free < 0:
+            raise ValueError("session_memory is smaller than max_streams times 16 KiB")
+
+    def first_window(self) -> int:
+        """Return the window for a new stream: less when crowded, never below the base."""
+        return max(BASE_CREDIT, min(FIRST_WINDOW, BASE_CREDIT + self.free // CROWD_SHARE))
+
+
+class ReceiveWindow:
+    """What the peer may still send on one stream, and what of it lies here undelivered.
+
+    Invariant: ``outstanding + buffered`` beyond `BASE_CREDIT` is taken from the pool.
+
+    Args:
+        pool: Where credit beyond the base comes from.
+        limit: The largest window this stream may grow to, in bytes.
+        granted: What the peer was already promised outside this object's knowledge.
+
+    Attributes:
+        outstanding: Credit the peer holds, in bytes.
+        buffered: Bytes received and not yet taken by the consumer.
+        target: The window's present size.
+    """
+
+    __slots__ = ("_charged", "_pool", "_taken", "buffered", "limit", "outstanding", "target")
+
+    def __init__(self, pool: CreditPool, limit: int, granted: int = 0) -> None:
+        self._pool = pool
+        self.limit = max(limit, BASE_CREDIT)
+        self.outstanding = granted
+        self.buffered = 0
+        self.target = min(pool.first_window(), self.limit)
+        self._charged = 0
+        self._taken = 0
+
+    def received(self, size: int) -> None:
+        """Account for bytes that arrived.
+
+        Raises:
+            RemoteProtocolError: They exceed the credit.
+        """
+        if size > self.outstanding:
+            raise RemoteProtocolError("the peer overran a stream's window")
+        self.outstanding -= size
+        self.buffered += size
+
+    def taken(self, size: int) -> None:
+        """Account for bytes that the consumer took: their room may be granted again.
+
+        A consumer that has taken a whole window shows that the window is what limits it, so
+        the window doubles, up to the limit.
+        """
+        self.buffered -= size
+        self._settle()
+        self._taken += size
+        if self._taken >= self.target:
+            self._taken = 0
+            if self.target < self.limit:
+                self.target = min(self.target * 2, self.limit)
+
+    def grant(self) -> int:
+        """Return the credit to announce now, 0 for none.
+
+        Half a window must be due: smaller grants would cost a frame each for little.
+        """
+        held = self.outstanding + self.buffered
+        due = self.target - held
+        if due * 2 < self.target:
+            return 0
+        # What lies below the base is ours by reservation, the rest must be in the pool.
+        free = max(0, BASE_CREDIT - held) + self._pool.free
+        amount = min(due, free)
+        if amount <= 0:
+            return 0
+        self.outstanding += amount
+        self._settle()
+        return amount
+
+    def close(self) -> None:
+        """Give everything back to the pool."""
+        self.outstanding = self.buffered = 0
+        self._settle()
+
+    def _settle(self) -> None:
+        charge = max(0, self.outstanding + self.buffered - BASE_CREDIT)
+        self._pool.free += self._charged - charge
+        self._charged = charge
+
+
+def add_credit(credit: int, grant: int) -> int:
+    """Return the sum of a send window and a grant.
+
+    Raises:
+        RemoteProtocolError: The sum is more than a window can hold (RFC 9113, 6.9.1, has
+            the same rule).
+    """
+    total = credit + grant
+    if total > MAX_CREDIT:
+        raise RemoteProtocolError("a window was granted beyond its maximum")
+    return total
