@@ -16,7 +16,10 @@ MAX_NAME_LENGTH = 253
 
 # Letters, digits, hyphen, dot and the underscore that service names use.  Deliberately
 # strict: what reaches a resolver or a log line must not carry control bytes or spaces.
-_NAME = re.compile(r"^(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?$")
+_NAME = re.compile(r"^(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?\Z")
+
+# A last label that makes inet_aton read the whole as an address.
+_NUMBER = re.compile(r"(?:[0-9]+|0[xX][0-9A-Fa-f]*)\Z")
 
 Host = str | IPv4Address | IPv6Address
 
@@ -54,8 +57,8 @@ def parse_host(text: str) -> Host:
             raise ValueError("not a host name") from None
     if len(name.rstrip(".")) > MAX_NAME_LENGTH or not _NAME.match(name):
         raise ValueError("not a host name")
-    if name.rstrip(".").rsplit(".", 1)[-1].isdigit():
-        # "127.1", "0x7f.1" and the like: some resolvers read them as addresses, which
+    if _NUMBER.match(name.rstrip(".").rsplit(".", 1)[-1]):
+        # "127.1", "0x7f000001" and the like: some resolvers read them as addresses, which
         # would let a literal past the rules for literals (WHATWG URL, 3.5 "ends in a number").
         raise ValueError("an abbreviated IPv4 address")
     return name.rstrip(".").lower()
