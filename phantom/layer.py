@@ -145,3 +145,15 @@ def switch_protocol(transport: Any, protocol: Any) -> None:
     else:
         transport.protocol = protocol
     protocol.makeConnection(transport)
+
+
+def forward_half_close(transport: Any) -> None:
+    """Tell whoever serves `transport` now that the peer has ended its direction.
+
+    For a layer that hands its transport over at the very moment of the half-close.
+    """
+    protocol = transport.upper if isinstance(transport, Layer) else transport.protocol
+    if IHalfCloseableProtocol.providedBy(protocol):
+        protocol.readConnectionLost()
+    else:
+        transport.loseConnection()

@@ -1,0 +1,236 @@
+"""FrameProtocol: frames on one link, and whether that link is alive.
+
+Below is a transport of whole records (`phantom.tunnel.noise`): each ``dataReceived`` is the
+plaintext of one record, each ``write`` becomes one.  Above is whoever uses the link's
+frames (`FrameReceiver`): the session, or before it is known, the one that finds it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from twisted.internet.error import ConnectionAborted
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IPushProducer
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from phantom.core.budget import TokenBucket
+from phantom.core.wire import MAX_PING, FrameType, pack_frame, parse_frames
+from phantom.errors import RemoteProtocolError
+from phantom.runtime import Runtime
+from phantom.telemetry import make_logger
+
+log = make_logger()
+
+#: Pings a peer may send at once, and a second in the long run.  Ours come every 20 s or so,
+#: and a few at once after sleep or to measure.
+PING_BURST = 32
+PING_RATE = 4.0
+#: Records of nothing but padding or skippable frames a second: cover traffic is tens a
+#: second at its most aggressive.
+IDLE_BURST = 1024
+IDLE_RATE = 256.0
+#: Smallest PING payload: 8 bytes tell one ping from another.
+MIN_PING = 8
+#: Misses after which the link is dead (design, 3.6).
+MISSES = 2
+#: How much the keepalive interval varies to either side: regular timers are a signature.
+JITTER = 0.35
+
+
+class FrameReceiver(Protocol):
+    """What a link's frames are for."""
+
+    def link_made(self, link: FrameProtocol) -> None:
+        """The link is up: the handshake is done."""
+
+    def frame_received(
+        self, link: FrameProtocol, kind: int, stream_id: int, payload: memoryview
+    ) -> None:
+        """Take one frame; PING, PONG and PADDING never get here.
+
+        The payload is only valid during the call.
+
+        Raises:
+            RemoteProtocolError: The frame breaks a rule; the link reports it to
+                `protocol_failed`.
+        """
+
+    def record_done(self, link: FrameProtocol) -> None:
+        """All frames of a record were taken."""
+
+    def link_ready(self, link: FrameProtocol) -> None:
+        """The link, which was congested, takes records again."""
+
+    def protocol_failed(self, link: FrameProtocol, error: RemoteProtocolError) -> None:
+        """The authenticated peer broke a rule of frames; close what it concerns."""
+
+    def link_lost(self, link: FrameProtocol, reason: Failure) -> None:
+        """The link is gone.  Called exactly once, as the last call."""
+
+
+@implementer(IProtocol, IPushProducer)
+class FrameProtocol:
+    """One link's frames.
+
+    Args:
+        runtime: Clock and entropy.
+        receiver: Who gets the frames; may be replaced while running.
+        keepalive: Seconds without a sign of life after which a ping is sent, varied by
+            `JITTER`; 0 sends none.
+
+    Attributes:
+        receiver: Who gets the frames.
+        congested: Whether the transport below holds as much unsent data as it should.
+        peer_key: The peer's static public key, from the handshake (32 bytes).
+        round_trip: Seconds the last PONG took, None before the first.
+    """
+
+    transport: Any = None
+
+    def __init__(self, runtime: Runtime, receiver: FrameReceiver, keepalive: float) -> None:
+        self._runtime = runtime
+        self.receiver = receiver
+        self._keepalive = keepalive
+        self.congested = False
+        self.connected = False
+        self.round_trip: float | None = None
+        self._heard = False
+        self._misses = 0
+        self._timer: IDelayedCall | None = None
+        self._ping: tuple[bytes, float] | None = None
+        self._pings = TokenBucket(PING_RATE, PING_BURST)
+        self._idle = TokenBucket(IDLE_RATE, IDLE_BURST)
+        self._in_record = False
+
+    @property
+    def peer_key(self) -> bytes:
+        """The peer's static public key, as the handshake proved it."""
+        key: bytes = self.transport.peer_key
+        return key
+
+    # -- IProtocol, from the record layer ---------------------------------------------
+
+    def makeConnection(self, transport: Any) -> None:
+        """Start on an established record transport."""
+        self.transport = transport
+        self.connectionMade()
+
+    def connectionMade(self) -> None:
+        """Announce the link upwards."""
+        self.connected = True
+        self.transport.registerProducer(self, True)
+        self._arm_keepalive()
+        self.receiver.link_made(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Deal with the frames of one record."""
+        self._heard = True
+        useful = False
+        try:
+            for kind, stream_id, payload in parse_frames(memoryview(data)):
+                if kind == FrameType.PING:
+                    self._ping_received(payload)
+                elif kind == FrameType.PONG:
+                    self._pong_received(payload)
+                elif kind != FrameType.PADDING and kind < 0x80:
+                    useful = True
+                    self.receiver.frame_received(self, kind, stream_id, payload)
+                if not self.connected:
+                    return
+            if not useful and not self._idle.spend(self._runtime.clock.seconds()):
+                raise RemoteProtocolError("a flood of records that carry nothing")
+        except RemoteProtocolError as error:
+            self.receiver.protocol_failed(self, error)
+            return
+        self.receiver.record_done(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Report the end upwards, once."""
+        if not self.connected:
+            return
+        self.connected = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.receiver.link_lost(self, reason)
+
+    # -- for the session --------------------------------------------------------------
+
+    def send_record(self, plaintext: bytes | memoryview) -> None:
+        """Send whole frames as one record; ignored on a link that is gone."""
+        if self.connected:
+            self.transport.write(plaintext)
+
+    def lose(self) -> None:
+        """Close after what was written has left."""
+        if self.connected:
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self.connected:
+            self.transport.abortConnection()
+
+    # -- IPushProducer, called by the transport when it is full or drained --------------
+
+    def pauseProducing(self) -> None:
+        """Stop sending records for now."""
+        self.congested = True
+
+    def resumeProducing(self) -> None:
+        """Send again."""
+        self.congested = False
+        if self.connected:
+            self.receiver.link_ready(self)
+
+    def stopProducing(self) -> None:
+        """The transport takes no more; its end follows."""
+        self.congested = True
+
+    # -- keepalive ----------------------------------------------------------------------
+
+    def probe(self) -> None:
+        """Ask for a sign of life now: after sleep, or when the network changed."""
+        if self.connected:
+            self._send_ping()
+
+    def _arm_keepalive(self) -> None:
+        if self._keepalive <= 0:
+            return
+        spread = self._keepalive * JITTER
+        delay = self._runtime.uniform(self._keepalive - spread, self._keepalive + spread)
+        self._timer = self._runtime.call_later(delay, self._keepalive_due)
+
+    def _keepalive_due(self) -> None:
+        self._timer = None
+        if self._heard:
+            self._heard = False
+            self._misses = 0
+        else:
+            self._misses += 1
+            if self._misses > MISSES:
+                log.info("link dead: no sign of life after {misses} pings", misses=MISSES)
+                self.connectionLost(Failure(ConnectionAborted()))
+                self.transport.abortConnection()
+                return
+            self._send_ping()
+        self._arm_keepalive()
+
+    def _send_ping(self) -> None:
+        payload = self._runtime.entropy(self._runtime.randint(MIN_PING, MAX_PING))
+        self._ping = (payload, self._runtime.clock.seconds())
+        self.send_record(pack_frame(FrameType.PING, 0, payload))
+
+    def _ping_received(self, payload: memoryview) -> None:
+        if len(payload) > MAX_PING:
+            raise RemoteProtocolError("a PING that is too long")
+        if not self._pings.spend(self._runtime.clock.seconds()):
+            raise RemoteProtocolError("a flood of pings")
+        self.send_record(pack_frame(FrameType.PONG, 0, bytes(payload)))
+
+    def _pong_received(self, payload: memoryview) -> None:
+        if self._ping is not None and payload == self._ping[0]:
+            self.round_trip = self._runtime.clock.seconds() - self._ping[1]
+            self._ping = None

@@ -1,0 +1,451 @@
+"""NoiseProtocol: the handshake of a link, then its records.
+
+Below is a carrier's byte stream.  Above, once the handshake is done, is a transport of
+whole records: each ``write`` seals one, each ``dataReceived`` hands up the plaintext of
+one.  The layer above is started only then, so nothing unauthenticated ever reaches it.
+
+Everything that may be seen from outside before authentication is decided here: a message
+that does not prove a known key is handed, with every byte read so far, to the stranger
+policy (a decoy, or silence), whatever was wrong with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+from phantom.core.handshake import Cipher, HandshakePayload, Mode
+from phantom.core.opening import (
+    BareOpening,
+    BareReply,
+    HttpOpening,
+    HttpReply,
+    MessageOne,
+    MessageTwo,
+    NeedMore,
+    bare_first_flight,
+    http_request,
+    http_response,
+    random_prefix,
+)
+from phantom.crypto.header import open_header, prologue, seal_header, secret_path
+from phantom.crypto.noise_ik import Ephemeral, Initiator, Responder, TransportKeys
+from phantom.crypto.records import RecordOpener, RecordReader, RecordSealer
+from phantom.errors import HandshakeError, RemoteProtocolError, TimeoutExpired
+from phantom.interfaces import StrangerPolicy
+from phantom.layer import Layer, forward_half_close
+from phantom.runtime import Runtime
+from phantom.telemetry import make_logger
+
+log = make_logger()
+
+#: Bytes of padding in the first message on bare TCP, at least and at most: no two clients
+#: share a length, and one TCP segment holds it.
+BARE_PADDING = (24, 700)
+#: Inside TLS the first burst is at least 3.4 KB, so that it does not look like a small
+#: encapsulated ClientHello (detector: the nDPI TLS-in-TLS rule; margin measured in design).
+TLS_PADDING = (3400, 4600)
+#: The answer needs no such size; it varies.
+REPLY_PADDING = (16, 600)
+
+
+class NoiseProtocol(Layer):
+    """What both roles share: the records, once the keys are there.
+
+    Args:
+        runtime: Clock and entropy.
+        upper: Started when the link is established.
+        abandon: Gets the transport of a link whose records fail: closing at once would
+            show an attacker where a record ends.
+
+    Attributes:
+        peer_key: The peer's static public key; set when established.
+        established: Whether the handshake is done.
+    """
+
+    def __init__(self, runtime: Runtime, upper: Any, abandon: StrangerPolicy) -> None:
+        super().__init__(upper)
+        self._runtime = runtime
+        self._abandon = abandon
+        self.peer_key = b""
+        self.established = False
+        self._ended = False
+        self._seal: Callable[[bytes | memoryview], bytes]
+        self._reader: RecordReader
+        self._timer: IDelayedCall | None = None
+
+    def _establish(self, keys: TransportKeys, leftover: bytes) -> None:
+        self._stop_timer()
+        self.established = True
+        self._seal = RecordSealer(keys.send, keys.cipher).seal
+        self._reader = RecordReader(RecordOpener(keys.receive, keys.cipher))
+        self.start_upper()
+        if leftover and not self._ended:
+            self._records_received(leftover)
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _records_received(self, data: bytes) -> None:
+        receive = self.upper.dataReceived
+        try:
+            for plaintext in self._reader.receive(data):
+                receive(plaintext)
+                if self._ended:
+                    return
+        except RemoteProtocolError as error:
+            self._records_failed(error)
+
+    def _records_failed(self, error: RemoteProtocolError) -> None:
+        """Stop parsing; the link is over for us, but not yet for who watches it."""
+        if self._ended:
+            return
+        self._ended = True
+        log.info("link lost: {error}", error=str(error))
+        self.transport.unregisterProducer()
+        transport = self.transport
+        self.upper.connectionLost(Failure(error))
+        self._abandon(transport, b"")
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Send whole frames as one record."""
+        if not self._ended:
+            self.transport.write(self._seal(data))
+
+    def readConnectionLost(self) -> None:
+        """End the link: half of one is of no use."""
+        self.connectionLost(Failure(ConnectionDone()))
+        self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Report the end of an established link upwards, once."""
+        self._stop_timer()
+        if not self._ended:
+            self._ended = True
+            if self.established:
+                self.upper.connectionLost(reason)
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class InitiatorSettings:
+    """What a client needs to open a link.
+
+    Attributes:
+        private_key: Its static X25519 key, 32 bytes.
+        server_key: The server's static public key, 32 bytes.
+        cipher: For the handshake and the records.
+        mode: How the link opens: bare, or as HTTP inside TLS.
+        host: The Host of the HTTP request, inside TLS.
+        prefix: Whether a bare link begins with random printable bytes.
+        timeout: Seconds for the whole handshake.
+    """
+
+    private_key: bytes = attrs.field(repr=False)
+    server_key: bytes
+    cipher: Cipher
+    mode: Mode
+    host: str = ""
+    prefix: bool = True
+    timeout: float = 10.0
+
+
+class NoiseInitiator(NoiseProtocol):
+    """The client's side of a link.
+
+    Args:
+        runtime: Clock and entropy.
+        upper: Started when the link is established.
+        settings: Keys and ways.
+        abandon: See `NoiseProtocol`.
+        on_failure: Called once when the link could not be established; the transport is
+            being left then.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        upper: Any,
+        settings: InitiatorSettings,
+        abandon: StrangerPolicy,
+        on_failure: Callable[[Failure], None],
+    ) -> None:
+        super().__init__(runtime, upper, abandon)
+        self._settings = settings
+        self._on_failure = on_failure
+        self._handshake: Initiator
+        self._reply: BareReply | HttpReply
+
+    def connectionMade(self) -> None:
+        """Send the first message."""
+        settings = self._settings
+        self.peer_key = settings.server_key
+        self._timer = self._runtime.call_later(settings.timeout, self._timed_out)
+        bare = settings.mode is Mode.BARE
+        ephemeral = self._make_ephemeral(bare)
+        low, high = BARE_PADDING if bare else TLS_PADDING
+        payload = HandshakePayload(timestamp=int(self._runtime.wall_time() * 1000)).encode(
+            padding=self._runtime.randint(low, high)
+        )
+        rest_length = 48 + len(payload) + 16  # sealed static key, payload and its tag
+        header = seal_header(
+            settings.server_key, ephemeral.wire, b"client", rest_length, settings.cipher
+        )
+        self._handshake = Initiator(
+            static_private=settings.private_key,
+            server_public=settings.server_key,
+            cipher=settings.cipher,
+            prologue=prologue(settings.mode, header),
+            ephemeral=ephemeral,
+        )
+        message = self._handshake.write_message_1(payload)
+        wire, rest = message[:32], message[32:]
+
+        def open_reply(e: bytes, sealed: bytes) -> tuple[int, Cipher]:
+            return open_header(settings.server_key, e, b"server", sealed)
+
+        if bare:
+            prefix = random_prefix(self._runtime.entropy) if settings.prefix else b""
+            self._reply = BareReply(open_reply)
+            self.transport.write(bare_first_flight(prefix, wire, header, rest))
+        else:
+            path = secret_path(settings.server_key)
+            self._reply = HttpReply(open_reply)
+            self.transport.write(http_request(path, settings.host, wire + header + rest))
+
+    def _make_ephemeral(self, bare: bool) -> Ephemeral:
+        if not bare:
+            return Ephemeral.plain(self._runtime.entropy)
+        while True:
+            ephemeral = Ephemeral.elligator(self._runtime.entropy)
+            # Without a prefix the server tells one by its first six bytes being printable.
+            if self._settings.prefix or not all(0x20 <= b < 0x7F for b in ephemeral.wire[:6]):
+                return ephemeral
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take the server's message, then records."""
+        if self.established:
+            self._records_received(data)
+            return
+        if self._ended:
+            return
+        try:
+            reply = self._reply.receive(data)
+            if isinstance(reply, NeedMore):
+                return
+            self._message_received(reply)
+        except (HandshakeError, RemoteProtocolError) as error:
+            self._failed(Failure(error))
+
+    def _message_received(self, reply: MessageTwo) -> None:
+        if reply.cipher != self._settings.cipher:
+            raise HandshakeError("the server answered with another cipher")
+        payload = self._handshake.read_message_2(reply.e + reply.rest)
+        HandshakePayload.decode(payload)
+        self._establish(self._handshake.keys, reply.leftover)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        self._failed(
+            Failure(
+                TimeoutExpired(
+                    "no answer to the handshake. Either server_public_key is not this "
+                    "server's, this client's key is not among its allowed_clients, the clocks "
+                    "differ by more than 2 minutes, or something on the way blocks the link"
+                )
+            )
+        )
+
+    def _failed(self, failure: Failure) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._stop_timer()
+        self._abandon(self.transport, b"")
+        self._on_failure(failure)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Report a link that ended before it was one."""
+        failed_early = not self.established and not self._ended
+        super().connectionLost(reason)
+        if failed_early:
+            self._on_failure(
+                Failure(HandshakeError("the connection was closed during the handshake"))
+            )
+
+    def cancel(self) -> None:
+        """Give up an unfinished handshake, at once and without a word."""
+        if not self.established and not self._ended:
+            self._ended = True
+            self._stop_timer()
+            if self.transport is not None:
+                self.transport.abortConnection()
+
+
+class Gatekeeper(Protocol):
+    """Who may have a link."""
+
+    def authorise(self, client_key: bytes, payload: HandshakePayload, e: bytes) -> bool:
+        """Decide on an authenticated first message.
+
+        Called once a message; its only effect is the replay filter's.
+
+        Args:
+            client_key: The static public key the message proves.
+            payload: Its payload.
+            e: The ephemeral's 32 bytes on the wire, by which a replay is known.
+
+        Returns:
+            Whether the key is allowed and the message fresh.
+        """
+        ...
+
+
+class NoiseResponder(NoiseProtocol):
+    """The server's side of a link.
+
+    Args:
+        runtime: Clock and entropy.
+        upper: Started when the link is established.
+        private_key: The server's static X25519 key, 32 bytes.
+        public_key: Its public half.
+        mode: How links open here.
+        gatekeeper: Decides who may enter.
+        stranger: Gets everybody else.
+        abandon: Gets the transport of an established link whose records fail.
+        timeout: Seconds until a visitor without a message is a stranger.
+        on_settled: Called once, when the visitor is no longer undecided: established,
+            handed over, or gone.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        upper: Any,
+        *,
+        private_key: bytes,
+        public_key: bytes,
+        mode: Mode,
+        gatekeeper: Gatekeeper,
+        stranger: StrangerPolicy,
+        abandon: StrangerPolicy,
+        timeout: float,
+        on_settled: Callable[[NoiseResponder], None],
+    ) -> None:
+        super().__init__(runtime, upper, abandon)
+        self._private_key = private_key
+        self._public_key = public_key
+        self._mode = mode
+        self._gatekeeper = gatekeeper
+        self._stranger = stranger
+        self._timeout = timeout
+        self._on_settled = on_settled
+        self._settled = False
+
+        def open_first(e: bytes, sealed: bytes) -> tuple[int, Cipher]:
+            return open_header(public_key, e, b"client", sealed)
+
+        self._opening: BareOpening | HttpOpening = (
+            BareOpening(open_first)
+            if mode is Mode.BARE
+            else HttpOpening(secret_path(public_key), open_first)
+        )
+
+    def connectionMade(self) -> None:
+        """Wait for the first message, but not for ever."""
+        self._timer = self._runtime.call_later(self._timeout, self._timed_out)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take the client's message, then records."""
+        if self.established:
+            self._records_received(data)
+            return
+        if self._ended:
+            return
+        result = self._opening.receive(data)
+        if isinstance(result, MessageOne):
+            self._message_received(result)
+        elif not isinstance(result, NeedMore):
+            self._turn_away()
+
+    def _message_received(self, message: MessageOne) -> None:
+        bare = self._mode is Mode.BARE
+        handshake = Responder(
+            static_private=self._private_key,
+            cipher=message.cipher,
+            prologue=prologue(self._mode, message.sealed_header),
+            elligator=bare,
+        )
+        try:
+            client_key, raw = handshake.read_message_1(message.e + message.rest)
+            payload = HandshakePayload.decode(raw)
+        except (HandshakeError, RemoteProtocolError):
+            self._turn_away()
+            return
+        if not self._gatekeeper.authorise(client_key, payload, message.e):
+            self._turn_away()
+            return
+        self._answer(handshake, message, client_key, bare)
+
+    def _answer(
+        self, handshake: Responder, message: MessageOne, client_key: bytes, bare: bool
+    ) -> None:
+        make = Ephemeral.elligator if bare else Ephemeral.plain
+        ephemeral = make(self._runtime.entropy)
+        payload = HandshakePayload(timestamp=int(self._runtime.wall_time() * 1000)).encode(
+            padding=self._runtime.randint(*REPLY_PADDING)
+        )
+        header = seal_header(
+            self._public_key, ephemeral.wire, b"server", len(payload) + 16, message.cipher
+        )
+        reply = handshake.write_message_2(payload, ephemeral)
+        body = reply[:32] + header + reply[32:]
+        if not bare:
+            body = http_response(body, formatdate(self._runtime.wall_time(), usegmt=True))
+        self.transport.write(body)
+        self.peer_key = client_key
+        self._settle()
+        self._establish(handshake.keys, message.leftover)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        self._turn_away()
+
+    def _turn_away(self) -> None:
+        """Hand the visitor and all it sent to the stranger policy.  One path for all."""
+        if self._ended:
+            return
+        self._ended = True
+        self._stop_timer()
+        self._settle()
+        self._stranger(self.transport, self._opening.received)
+
+    def readConnectionLost(self) -> None:
+        """A visitor that half-closes before it is known is a stranger like any other."""
+        if self.established:
+            super().readConnectionLost()
+        elif not self._ended:
+            transport = self.transport
+            self._turn_away()
+            forward_half_close(transport)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Note the end."""
+        self._settle()
+        super().connectionLost(reason)
+
+    def evict(self) -> None:
+        """Drop an undecided visitor to make room for another: the way a stranger leaves."""
+        self._turn_away()
+
+    def _settle(self) -> None:
+        if not self._settled:
+            self._settled = True
+            self._on_settled(self)

@@ -1,0 +1,519 @@
+"""Stream: one relayed connection, as the transport of an ordinary Twisted protocol.
+
+It half-closes, aborts, pauses and is paused like a TCP transport, so whatever runs over TCP
+runs over it.  There is no Deferred and no Factory in it: thousands exist at a time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.address import HostnameAddress
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import (
+    IConsumer,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    ITransport,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from phantom.core.session import SendLog
+from phantom.core.stream import RECEIVING, SENDING, TRANSITIONS, Event, State
+from phantom.core.window import ReceiveWindow, add_credit
+from phantom.core.wire import INITIAL_CREDIT, FrameType
+from phantom.errors import LocalProtocolError, Outcome, RemoteProtocolError, StreamError
+from phantom.telemetry import make_logger
+
+if TYPE_CHECKING:
+    from phantom.tunnel.mux import MultiplexerProtocol
+
+log = make_logger()
+
+#: Unsent bytes above which the local producer is paused: two of Twisted's 64 KiB reads, so
+#: that a bulk stream always has a record's worth waiting, and no more.
+HIGH_WATER = 128 * 1024
+#: ... and below which it is resumed.
+LOW_WATER = 64 * 1024
+#: A received piece smaller than this is copied when it must wait: a view would keep the
+#: whole record (up to 64 KiB) alive for it.
+KEEP_VIEW = 32 * 1024
+
+#: Where a stream's `getPeer` and `getHost` point: the destination is known to the other
+#: end only, and addresses end up in logs.
+ADDRESS = HostnameAddress(b"tunnel", 0)
+
+
+@implementer(ITransport, IConsumer, IPushProducer)
+class Stream:
+    """One stream.  Made by the multiplexer.
+
+    Args:
+        mux: The multiplexer it belongs to.
+        stream_id: Its id.
+        state: OPENING or PENDING.
+        window: What the peer may send.
+
+    Attributes:
+        stream_id: Its id.
+        state: Where it stands on the wire.
+        window: What the peer may send.
+        credit: What we may send.
+        waiting: Bytes written and not yet sent.
+        sent: Bytes sent in all.
+        queued: Whether the scheduler holds it.
+        on_outcome: Called once when the fate of an opening or pending stream is known: with the
+            destination's `Outcome` on the opener's side; on the other side only when the
+            opener gives up before the reply.
+    """
+
+    __slots__ = (
+        "_closing",
+        "_delivering",
+        "_end_reason",
+        "_finish",
+        "_half_closes",
+        "_inbox",
+        "_mux",
+        "_outbox",
+        "_paused",
+        "_producer",
+        "_producer_paused",
+        "_protocol",
+        "_read_ended",
+        "_streaming",
+        "_views",
+        "credit",
+        "on_outcome",
+        "queued",
+        "sent",
+        "state",
+        "stream_id",
+        "waiting",
+        "window",
+    )
+
+    def __init__(
+        self, mux: MultiplexerProtocol, stream_id: int, state: State, window: ReceiveWindow
+    ) -> None:
+        self._mux = mux
+        self.stream_id = stream_id
+        self.state = state
+        self.window = window
+        # The opener may send this before the reply; the other side gets its credit from
+        # the STREAM_OPEN.
+        self.credit = INITIAL_CREDIT if state is State.OPENING else 0
+        self.waiting = 0
+        self.sent = 0
+        self.queued = False
+        self.on_outcome: Callable[[Outcome], None] | None = None
+        self._outbox: deque[bytes | memoryview] = deque()
+        self._inbox: deque[bytes | memoryview] | None = None
+        self._protocol: Any = None
+        self._half_closes = False
+        self._views = False
+        self._paused = False
+        self._delivering = False
+        self._producer: Any = None
+        self._streaming = False
+        self._producer_paused = False
+        # What to do when everything written is sent: HALF_CLOSE or STREAM_CLOSE.
+        self._finish: FrameType | None = None
+        # loseConnection was called: nothing more is delivered.
+        self._closing = False
+        # The peer's end of data, told to the protocol after the inbox is empty.
+        self._read_ended = False
+        # Set when the stream is over on the wire; told after the inbox is empty.
+        self._end_reason: Failure | None = None
+
+    # -- the local protocol -------------------------------------------------------------
+
+    @property
+    def has_protocol(self) -> bool:
+        """Whether a protocol has been attached."""
+        return self._protocol is not None
+
+    def attach(self, protocol: Any) -> None:
+        """Connect the protocol that uses this stream; what has arrived is delivered then.
+
+        Args:
+            protocol: An IProtocol.  One with a true attribute ``accepts_views`` gets
+                ``memoryview`` objects, valid as long as they are referred to, instead of
+                copies.
+        """
+        self._half_closes = IHalfCloseableProtocol.providedBy(protocol)
+        self._views = getattr(protocol, "accepts_views", False)
+        self._protocol = protocol
+        protocol.makeConnection(self)
+        self._deliver()
+
+    def accept(self, protocol: Any) -> None:
+        """Tell the peer that its destination is connected, and attach the protocol."""
+        if self.state is State.CLOSED:
+            raise LocalProtocolError("the stream is closed")
+        self._advance(Event.SEND_ACCEPT)
+        self._mux.send_open_reply(self, Outcome.CONNECTED)
+        self._activate()
+        self.attach(protocol)
+
+    def refuse(self, outcome: Outcome) -> None:
+        """Tell the peer why its destination could not be connected, and close."""
+        if self.state in (State.PENDING, State.PENDING_HALF):
+            self._mux.send_open_reply(self, outcome)
+            self.state = State.CLOSED
+            self._ended(Failure(StreamError("refused", outcome)), drop=True)
+
+    # -- ITransport ----------------------------------------------------------------------
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Queue bytes; they are sent at the end of the reactor's turn, as credit allows."""
+        if not data or self._finish is not None or self.state is State.CLOSED:
+            return
+        self._outbox.append(data)
+        self.waiting += len(data)
+        self._activate()
+        if self.waiting > HIGH_WATER and self._producer is not None and not self._producer_paused:
+            self._producer_paused = True
+            self._producer.pauseProducing()
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """Queue several pieces."""
+        for piece in data:
+            self.write(piece)
+
+    def loseWriteConnection(self) -> None:
+        """Half-close once everything written is sent; go on receiving."""
+        if self._finish is None and self.state is not State.CLOSED:
+            self._finish = FrameType.HALF_CLOSE
+            self._activate()
+
+    def loseConnection(self) -> None:
+        """Close once everything written is sent; deliver nothing more."""
+        if self._closing:
+            return
+        self._closing = True
+        self._discard_inbox()
+        if self.state is State.CLOSED:
+            self._mux.later(self._tell_end)
+            return
+        self._finish = FrameType.STREAM_CLOSE
+        self._activate()
+
+    def abortConnection(self) -> None:
+        """Reset: drop everything, at once."""
+        self.reset(Outcome.CANCELLED, Failure(ConnectionAborted()))
+
+    def reset(self, outcome: Outcome, reason: Failure) -> None:
+        """Break the stream off.
+
+        Args:
+            outcome: What the peer is told.
+            reason: What the local protocol is told.
+        """
+        if self.state is State.CLOSED:
+            if self._end_reason is not None:
+                # Over on the wire, but the protocol had not read everything yet.
+                self._end_reason = reason
+                self._discard_inbox()
+                self._mux.later(self._tell_end)
+            return
+        self._mux.send_frame(FrameType.RESET, self.stream_id, bytes((outcome,)))
+        self.state = State.CLOSED
+        self._ended(reason, drop=True, later=True)
+
+    def getPeer(self) -> HostnameAddress:
+        """Return a placeholder: the destination's address is known to the other end only."""
+        return ADDRESS
+
+    def getHost(self) -> HostnameAddress:
+        """Return a placeholder."""
+        return ADDRESS
+
+    # Asked of TCP transports; a stream is never delayed for joining, nor kept alive.
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Accept and ignore."""
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """Accept and ignore."""
+
+    # -- IConsumer -----------------------------------------------------------------------
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Let this stream pause and resume `producer`."""
+        if self._producer is not None:
+            raise RuntimeError("a producer is registered already")
+        if self.state is State.CLOSED:
+            producer.stopProducing()
+            return
+        self._producer = producer
+        self._streaming = streaming
+        self._producer_paused = False
+        if not streaming:
+            producer.resumeProducing()
+        elif self.waiting > HIGH_WATER:
+            self._producer_paused = True
+            producer.pauseProducing()
+
+    def unregisterProducer(self) -> None:
+        """Forget the producer."""
+        self._producer = None
+
+    # -- IPushProducer -------------------------------------------------------------------
+
+    def pauseProducing(self) -> None:
+        """Deliver nothing for now; the window then holds the peer back."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """Deliver again."""
+        self._paused = False
+        if self._protocol is not None:
+            self._deliver()
+
+    def stopProducing(self) -> None:
+        """Close."""
+        self.loseConnection()
+
+    # -- sending, called by the multiplexer ------------------------------------------------
+
+    def _activate(self) -> None:
+        if not self.queued and self.ready:
+            self._mux.activate(self)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something that may be sent now."""
+        if self.state not in SENDING:
+            # A half-closed side may still have to say that it closes for good.
+            return self._finish is FrameType.STREAM_CLOSE and self.state in _CLOSABLE
+        return self.credit > 0 if self.waiting else self._finish is not None
+
+    def emit(self, send_log: SendLog, limit: int) -> None:
+        """Append up to `limit` bytes of data, or the frame that ends our direction."""
+        if self.state is State.CLOSED:
+            return
+        if self.waiting and self.state in SENDING:
+            size = min(self.waiting, self.credit, limit)
+            if size:
+                send_log.append_parts(FrameType.DATA, self.stream_id, self._take(size), size)
+                self.credit -= size
+                self.sent += size
+        if self._finish is not None and (not self.waiting or self.state not in SENDING):
+            self._send_finish(send_log)
+        elif self.waiting <= LOW_WATER and self._producer is not None:
+            if self._producer_paused:
+                self._producer_paused = False
+                self._producer.resumeProducing()
+            elif not self._streaming and not self.waiting:
+                self._producer.resumeProducing()
+
+    def _take(self, size: int) -> list[bytes | memoryview]:
+        outbox = self._outbox
+        self.waiting -= size
+        parts: list[bytes | memoryview] = []
+        while size:
+            piece = outbox[0]
+            if len(piece) > size:
+                view = memoryview(piece)
+                outbox[0] = view[size:]
+                parts.append(view[:size])
+                break
+            parts.append(piece)
+            outbox.popleft()
+            size -= len(piece)
+        return parts
+
+    def _send_finish(self, send_log: SendLog) -> None:
+        kind = self._finish
+        if kind is FrameType.HALF_CLOSE and self.state in SENDING:
+            send_log.append(FrameType.HALF_CLOSE, self.stream_id)
+            self._advance(Event.SEND_HALF_CLOSE)
+            if self.state is State.CLOSED:
+                self._ended(Failure(ConnectionDone()))
+            elif self._half_closes:
+                self._protocol.writeConnectionLost()
+        elif kind is FrameType.STREAM_CLOSE and self.state is not State.CLOSED:
+            send_log.append(FrameType.STREAM_CLOSE, self.stream_id)
+            self._advance(Event.SEND_CLOSE)
+            self._ended(Failure(ConnectionDone()))
+
+    # -- receiving, called by the multiplexer ----------------------------------------------
+
+    def data_received(self, data: memoryview) -> None:
+        """Take one DATA payload.
+
+        Raises:
+            RemoteProtocolError: The window is overrun, or the peer had ended its direction.
+        """
+        if self.state not in RECEIVING:
+            raise RemoteProtocolError("data on a stream that may not receive")
+        self.window.received(len(data))
+        if self._closing:
+            self._took(len(data))
+        elif self._paused or self._inbox or self._protocol is None:
+            if self._inbox is None:
+                self._inbox = deque()
+            self._inbox.append(data if len(data) >= KEEP_VIEW else bytes(data))
+        else:
+            self._delivering = True
+            self._hand_over(data)
+            self._delivering = False
+
+    def credit_received(self, grant: int) -> None:
+        """Take a WINDOW_UPDATE."""
+        self.credit = add_credit(self.credit, grant)
+        self._activate()
+
+    def reply_received(self, outcome: Outcome, credit: int) -> None:
+        """Take the OPEN_REPLY.
+
+        Raises:
+            RemoteProtocolError: There is a reply already.
+        """
+        if self.state not in (State.OPENING, State.OPENING_HALF):
+            raise RemoteProtocolError("a second reply to a STREAM_OPEN")
+        if outcome is Outcome.CONNECTED:
+            self._advance(Event.RECEIVE_ACCEPT)
+            self.credit += credit - INITIAL_CREDIT
+            self._activate()
+        else:
+            self.state = State.CLOSED
+        self._tell_outcome(outcome)
+        if outcome is not Outcome.CONNECTED:
+            self._ended(Failure(StreamError("the destination was not reached", outcome)), drop=True)
+
+    def half_close_received(self) -> None:
+        """Take the peer's half-close."""
+        self._advance(Event.RECEIVE_HALF_CLOSE)
+        self._read_ended = True
+        if self.state is State.CLOSED:
+            self._ended(Failure(ConnectionDone()))
+        elif self._protocol is not None:
+            self._deliver()
+
+    def close_received(self) -> None:
+        """Take the peer's close: it sends no more and reads no more."""
+        self._advance(Event.RECEIVE_CLOSE)
+        self._tell_outcome(Outcome.CANCELLED)
+        self._ended(Failure(ConnectionDone()))
+
+    def reset_received(self, outcome: Outcome) -> None:
+        """Take the peer's reset."""
+        self._advance(Event.RECEIVE_RESET)
+        self._tell_outcome(outcome)
+        self._ended(Failure(StreamError("reset by the other end", outcome)), drop=True)
+
+    def session_lost(self, reason: Failure) -> None:
+        """The session is over: so is the stream, whatever it held."""
+        if self.state is State.CLOSED:
+            return  # draining: everything has arrived, let the protocol read it
+        self.state = State.CLOSED
+        self._tell_outcome(Outcome.SESSION_LOST)
+        self._ended(reason, drop=True)
+
+    # -- inner ---------------------------------------------------------------------------
+
+    def _tell_outcome(self, outcome: Outcome) -> None:
+        on_outcome, self.on_outcome = self.on_outcome, None
+        if on_outcome is not None:
+            on_outcome(outcome)
+
+    def _hand_over(self, data: bytes | memoryview) -> None:
+        try:
+            self._protocol.dataReceived(data if self._views else bytes(data))
+        except Exception:
+            # Whatever a protocol of an embedding program raises is that stream's end, not
+            # the link's and with it everybody's.
+            log.failure("a stream's protocol failed; the stream is reset")
+            self.abortConnection()
+        self._took(len(data))
+
+    def _advance(self, event: Event) -> None:
+        try:
+            self.state = TRANSITIONS[self.state, event]
+        except KeyError:
+            text = f"{event.name} in state {self.state.name}"
+            if event.name.startswith("RECEIVE"):
+                raise RemoteProtocolError(text) from None
+            raise LocalProtocolError(text) from None
+
+    def _deliver(self) -> None:
+        """Hand over what waits, until the protocol pauses us; then tell of the end."""
+        if self._delivering:
+            return
+        inbox = self._inbox
+        self._delivering = True
+        while inbox and not self._paused and not self._closing:
+            self._hand_over(inbox.popleft())
+        self._delivering = False
+        if self._protocol is None or self._paused or (inbox and not self._closing):
+            return
+        if self._read_ended and not self._closing and self._end_reason is None:
+            self._read_ended = False
+            if self._half_closes:
+                self._protocol.readConnectionLost()
+            else:
+                self.loseConnection()
+        if self._end_reason is not None:
+            self._tell_end()
+
+    def _took(self, size: int) -> None:
+        # The room is free, and granted again, only now that the consumer took the bytes.
+        self.window.taken(size)
+        if self.state in RECEIVING and not self._closing:
+            grant = self.window.grant()
+            if grant:
+                self._mux.send_credit(self, grant)
+
+    def _ended(self, reason: Failure, drop: bool = False, later: bool = False) -> None:
+        """The stream is over on the wire.
+
+        Args:
+            reason: What the protocol is told.
+            drop: Whether what it has not read yet is dropped.
+            later: Whether it is told at the end of the turn: as with TCP, a protocol that
+                aborts does not hear of it inside its own call.
+        """
+        self._end_reason = reason
+        self._outbox.clear()
+        self.waiting = 0
+        if drop:
+            self._discard_inbox()
+        # Nothing is taken from the producer any more; a paused one must not hang for ever.
+        producer, self._producer = self._producer, None
+        if producer is not None and self._producer_paused:
+            producer.resumeProducing()
+        self._mux.stream_closed(self, draining=bool(self._inbox))
+        if later:
+            self._mux.later(self._tell_end)
+        elif drop or self._protocol is None:
+            self._tell_end()
+        elif not self._delivering:
+            self._deliver()
+
+    def _discard_inbox(self) -> None:
+        if self._inbox:
+            size = sum(len(data) for data in self._inbox)
+            self._inbox.clear()
+            self._took(size)
+
+    def _tell_end(self) -> None:
+        """Tell the protocol, once, and let go of everything."""
+        reason, self._end_reason = self._end_reason, None
+        protocol, self._protocol = self._protocol, None
+        self.window.close()
+        self._mux.stream_drained(self)
+        if protocol is not None and reason is not None:
+            if self._read_ended and self._half_closes and reason.check(ConnectionDone):
+                self._read_ended = False
+                protocol.readConnectionLost()
+            protocol.connectionLost(reason)
+
+
+_CLOSABLE = frozenset(
+    state for state in State if (state, Event.SEND_CLOSE) in TRANSITIONS
+)
