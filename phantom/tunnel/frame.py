@@ -81,6 +81,7 @@ class FrameProtocol:
 
     Attributes:
         receiver: Who gets the frames.
+        last_heard: When the last record came, in the clock's seconds.
         congested: Whether the transport below holds as much unsent data as it should.
         peer_key: The peer's static public key, from the handshake (32 bytes).
         round_trip: Seconds the last PONG took, None before the first.
@@ -95,13 +96,13 @@ class FrameProtocol:
         self.congested = False
         self.connected = False
         self.round_trip: float | None = None
-        self._heard = False
+        self.last_heard = runtime.clock.seconds()
         self._misses = 0
         self._timer: IDelayedCall | None = None
+        self._probe: IDelayedCall | None = None
         self._ping: tuple[bytes, float] | None = None
         self._pings = TokenBucket(PING_RATE, PING_BURST)
         self._idle = TokenBucket(IDLE_RATE, IDLE_BURST)
-        self._in_record = False
 
     @property
     def peer_key(self) -> bytes:
@@ -125,7 +126,7 @@ class FrameProtocol:
 
     def dataReceived(self, data: bytes) -> None:
         """Deal with the frames of one record."""
-        self._heard = True
+        self.last_heard = self._runtime.clock.seconds()
         useful = False
         try:
             for kind, stream_id, payload in parse_frames(memoryview(data)):
@@ -138,7 +139,7 @@ class FrameProtocol:
                     self.receiver.frame_received(self, kind, stream_id, payload)
                 if not self.connected:
                     return
-            if not useful and not self._idle.spend(self._runtime.clock.seconds()):
+            if not useful and not self._idle.spend(self.last_heard):
                 raise RemoteProtocolError("a flood of records that carry nothing")
         except RemoteProtocolError as error:
             self.receiver.protocol_failed(self, error)
@@ -150,9 +151,10 @@ class FrameProtocol:
         if not self.connected:
             return
         self.connected = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._probe):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._probe = None
         self.receiver.link_lost(self, reason)
 
     # -- for the session --------------------------------------------------------------
@@ -191,32 +193,48 @@ class FrameProtocol:
 
     # -- keepalive ----------------------------------------------------------------------
 
-    def probe(self) -> None:
-        """Ask for a sign of life now: after sleep, or when the network changed."""
-        if self.connected:
+    def probe(self, patience: float) -> None:
+        """Ask for a sign of life now: after sleep, or when the network changed.
+
+        Args:
+            patience: Seconds after which a silent link is dead.
+        """
+        if self.connected and self._probe is None:
+            asked = self._runtime.clock.seconds()
+            self._probe = self._runtime.call_later(patience, self._probe_due, asked)
             self._send_ping()
+
+    def _probe_due(self, asked: float) -> None:
+        self._probe = None
+        if self.last_heard <= asked:
+            self._die("no answer to a probe")
 
     def _arm_keepalive(self) -> None:
         if self._keepalive <= 0:
             return
         spread = self._keepalive * JITTER
         delay = self._runtime.uniform(self._keepalive - spread, self._keepalive + spread)
-        self._timer = self._runtime.call_later(delay, self._keepalive_due)
+        self._timer = self._runtime.call_later(
+            delay, self._keepalive_due, self._runtime.clock.seconds()
+        )
 
-    def _keepalive_due(self) -> None:
+    def _keepalive_due(self, armed: float) -> None:
         self._timer = None
-        if self._heard:
-            self._heard = False
+        if self.last_heard > armed:
             self._misses = 0
         else:
             self._misses += 1
             if self._misses > MISSES:
-                log.info("link dead: no sign of life after {misses} pings", misses=MISSES)
-                self.connectionLost(Failure(ConnectionAborted()))
-                self.transport.abortConnection()
+                self._die(f"no sign of life after {MISSES} pings")
                 return
             self._send_ping()
         self._arm_keepalive()
+
+    def _die(self, why: str) -> None:
+        log.info("link dead: {why}", why=why)
+        transport = self.transport
+        self.connectionLost(Failure(ConnectionAborted()))
+        transport.abortConnection()
 
     def _send_ping(self) -> None:
         payload = self._runtime.entropy(self._runtime.randint(MIN_PING, MAX_PING))

@@ -1,0 +1,183 @@
+"""The server's inbound: links come in, their streams go out through an outbound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from phantom.address import Destination
+from phantom.core.admission import Admission
+from phantom.core.handshake import HandshakePayload, Mode
+from phantom.core.replay import ReplayVerdict
+from phantom.errors import Outcome, RelayError
+from phantom.interfaces import Outbound, StrangerPolicy
+from phantom.relay import relay_pair
+from phantom.runtime import Runtime
+from phantom.telemetry import Meters, make_logger
+from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.mux import Acceptor
+from phantom.tunnel.noise import NoiseResponder
+from phantom.tunnel.registry import SessionRegistry
+from phantom.tunnel.stream import Stream
+
+log = make_logger()
+
+
+class ReplayCheck(Protocol):
+    """The replay filter, as the gate asks it."""
+
+    def check_and_insert(
+        self, client_public: bytes, ephemeral: bytes, timestamp: int, now: float
+    ) -> ReplayVerdict:
+        """Say whether a first message is fresh, and remember it."""
+        ...
+
+
+@attrs.define(slots=True)
+class Gate:
+    """Who may have a link: the list of clients, then the replay filter.
+
+    An empty list admits nobody.  The list may be replaced while running.
+
+    Attributes:
+        allowed: Static public keys.
+        replay: The replay filter.
+        runtime: Wall time.
+        meters: Counts the verdicts.
+    """
+
+    allowed: frozenset[bytes]
+    replay: ReplayCheck
+    runtime: Runtime
+    meters: Meters
+
+    def authorise(self, client_key: bytes, payload: HandshakePayload, e: bytes) -> bool:
+        """See `phantom.tunnel.noise.Gatekeeper`."""
+        if client_key not in self.allowed:
+            self.meters.count("handshake.unknown_key")
+            return False
+        verdict = self.replay.check_and_insert(
+            client_key, e, payload.timestamp, self.runtime.wall_time()
+        )
+        self.meters.count(f"handshake.{verdict.name.lower()}")
+        if verdict is not ReplayVerdict.FRESH:
+            log.info("handshake of a known key refused: {verdict}", verdict=verdict.name)
+        return verdict is ReplayVerdict.FRESH
+
+
+class TunnelFactory(Factory):
+    """Builds the layers of each incoming link.
+
+    Args:
+        runtime: Clock and entropy.
+        registry: The sessions.
+        gate: Who may enter.
+        private_key: The server's static key, 32 bytes.
+        public_key: Its public half.
+        mode: How links open here.
+        stranger: Who gets everybody else.
+        drain: Where failed links are left, read and never answered.
+        handshake_timeout: Seconds until an undecided visitor is a stranger.
+        keepalive: Seconds, see `FrameProtocol`.
+        admission: Bounds undecided visitors; the oldest gives way, and becomes a stranger.
+        meters: Counts visitors.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        registry: SessionRegistry,
+        gate: Gate,
+        *,
+        private_key: bytes,
+        public_key: bytes,
+        mode: Mode,
+        stranger: StrangerPolicy,
+        drain: StrangerPolicy,
+        handshake_timeout: float,
+        keepalive: float,
+        admission: Admission[NoiseResponder],
+        meters: Meters,
+    ) -> None:
+        self._runtime = runtime
+        self._registry = registry
+        self._gate = gate
+        self._private_key = private_key
+        self._public_key = public_key
+        self._mode = mode
+        self._stranger = stranger
+        self._drain = drain
+        self._handshake_timeout = handshake_timeout
+        self._keepalive = keepalive
+        self._admission = admission
+        self._meters = meters
+
+    def buildProtocol(self, addr: IAddress | None) -> NoiseResponder:
+        """Return the layers for one visitor."""
+        frames = FrameProtocol(self._runtime, self._registry.receive(), self._keepalive)
+        visitor = NoiseResponder(
+            self._runtime,
+            frames,
+            private_key=self._private_key,
+            public_key=self._public_key,
+            mode=self._mode,
+            gatekeeper=self._gate,
+            stranger=self._stranger,
+            abandon=self._drain,
+            timeout=self._handshake_timeout,
+            on_settled=self._settled,
+        )
+        host = str(getattr(addr, "host", ""))
+        evicted = self._admission.admit(visitor, host)
+        if evicted is not None:
+            self._meters.count("visitor.evicted")
+            evicted.evict()
+        return visitor
+
+    def _settled(self, visitor: NoiseResponder) -> None:
+        self._admission.release(visitor)
+        self._meters.count("visitor.link" if visitor.peer_key else "visitor.stranger")
+
+
+def stream_acceptor(outbound_for: Callable[[bytes], Outbound]) -> Callable[[bytes], Acceptor]:
+    """Return what `SessionRegistry` needs to lead streams to an outbound.
+
+    Args:
+        outbound_for: Returns the outbound that a client key's streams take.
+    """
+
+    def for_client(client_key: bytes) -> Acceptor:
+        outbound = outbound_for(client_key)
+
+        def accept(stream: Stream, destination: Destination) -> None:
+            near, far = relay_pair()
+            dial = outbound.connect(destination, far)
+            # The opener gives up: so do we.  A Deferred that has fired ignores this.
+            stream.on_outcome = lambda _outcome: dial.cancel()
+
+            def connected(_transport: Any) -> None:
+                stream.on_outcome = None
+                stream.accept(near)
+
+            def failed(failure: Failure) -> None:
+                stream.on_outcome = None
+                failure.trap(RelayError)
+                stream.refuse(getattr(failure.value, "outcome", Outcome.FAILED))
+
+            dial.addCallbacks(connected, failed)
+            dial.addErrback(unexpected, stream)
+
+        return accept
+
+    def unexpected(failure: Failure, stream: Stream) -> None:
+        log.failure("relaying a stream failed", failure=failure)
+        stream.abortConnection()
+
+    return for_client

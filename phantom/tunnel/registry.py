@@ -1,0 +1,282 @@
+"""The server's sessions: which link carries which, and who may have how many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+from phantom.core.session import BlockPool
+from phantom.core.wire import Attach, AttachStatus, FrameType, GoawayReason, pack_frame
+from phantom.errors import RemoteProtocolError, SessionError
+from phantom.runtime import Runtime
+from phantom.telemetry import Meters, make_logger
+from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.mux import Acceptor, MultiplexerProtocol, MuxLimits
+from phantom.tunnel.session import DeadEnd, Session
+
+log = make_logger()
+
+#: A link not heard of for so long may give way to a new one of the same client: twice the
+#: default keepalive and some, so a live idle link has pinged in between.
+SILENT = 60.0
+
+
+class SessionRegistry:
+    """All sessions of one server.
+
+    Args:
+        runtime: Clock.
+        limits: What each session may hold.
+        max_links: Live links a client key may have, all sessions together.
+        acceptor: Given a client key, returns what its streams are accepted by.
+        attach_timeout: Seconds a link that passed the handshake may take to say ATTACH.
+        meters: Counts sessions.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        limits: MuxLimits,
+        *,
+        max_links: int,
+        acceptor: Callable[[bytes], Acceptor],
+        attach_timeout: float,
+        meters: Meters,
+    ) -> None:
+        self._runtime = runtime
+        self._limits = limits
+        self._max_links = max_links
+        self._acceptor = acceptor
+        self._attach_timeout = attach_timeout
+        self._meters = meters
+        self._pool = BlockPool()
+        self._sessions: dict[bytes, tuple[Session, MultiplexerProtocol]] = {}
+        self._pending: set[PendingLink] = set()
+        self._empty: list[Deferred[None]] = []
+        self._closing = False
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open in all."""
+        return sum(len(mux.streams) for _, mux in self._sessions.values())
+
+    def receive(self) -> PendingLink:
+        """Return the receiver for a link whose session is not known yet."""
+        return PendingLink(self._runtime, self, self._attach_timeout)
+
+    # -- links --------------------------------------------------------------------------
+
+    def link_pending(self, pending: PendingLink) -> None:
+        """Remember a link that has yet to say which session it carries."""
+        self._pending.add(pending)
+
+    def link_settled(self, pending: PendingLink) -> None:
+        """Forget it again."""
+        self._pending.discard(pending)
+
+    def attach(self, link: FrameProtocol, attach: Attach) -> None:
+        """Give a link to the session it names, or begin that session.
+
+        Raises:
+            RemoteProtocolError: The ATTACH contradicts what this side knows.
+        """
+        known = self._sessions.get(attach.session_id)
+        if known is not None:
+            session = known[0]
+            if session.peer_key != link.peer_key or attach.epoch <= session.epoch:
+                # Somebody else's id, or a link older than the present one.
+                self._refuse(link, attach, AttachStatus.SESSION_LOST)
+                return
+            old = session.link
+            session.attach(link, attach)
+            if old is not None:
+                old.receiver = DeadEnd()
+                old.abort()
+        elif attach.epoch != 1 or attach.next_sequence or attach.received:
+            self._refuse(link, attach, AttachStatus.SESSION_LOST)
+        elif self._closing:
+            self._refuse(link, attach, AttachStatus.SHUTTING_DOWN)
+        elif not self._make_room(link.peer_key):
+            self._refuse(link, attach, AttachStatus.LIMIT)
+        else:
+            self._begin(link, attach)
+
+    def _begin(self, link: FrameProtocol, attach: Attach) -> None:
+        mux = MultiplexerProtocol(
+            self._runtime, self._limits, client=False, acceptor=self._acceptor(link.peer_key)
+        )
+        session = Session(self._runtime, attach.session_id, mux, self._pool, self._session_ended)
+        self._sessions[attach.session_id] = session, mux
+        self._meters.count("session.begun")
+        log.info("session begun; {count} live", count=len(self._sessions))
+        session.attach(link, attach)
+
+    def _refuse(self, link: FrameProtocol, attach: Attach, status: AttachStatus) -> None:
+        self._meters.count(f"session.refused.{status.name.lower()}")
+        answer = Attach(attach.session_id, attach.epoch, attach.lane, status, 0, 0)
+        link.send_record(pack_frame(FrameType.ATTACH, 0, answer.encode()))
+        link.receiver = DeadEnd()
+        link.lose()
+
+    def _make_room(self, client_key: bytes) -> bool:
+        """Whether one more session fits; a silent link of the same client gives way."""
+        own = [s for s, _ in self._sessions.values() if s.peer_key == client_key]
+        if len(own) < self._max_links:
+            return True
+        heard = [(s.link.last_heard if s.link is not None else 0.0, s) for s in own]
+        last_heard, quietest = min(heard, key=lambda pair: pair[0])
+        if self._runtime.clock.seconds() - last_heard < SILENT:
+            return False
+        quietest.end(Failure(SessionError("a newer session of the same client took its place")))
+        return True
+
+    def _session_ended(self, session: Session, reason: Failure) -> None:
+        self._sessions.pop(session.session_id, None)
+        self._meters.count("session.ended")
+        log.info("session ended; {count} live", count=len(self._sessions))
+        if not self._sessions:
+            waiting, self._empty = self._empty, []
+            for deferred in waiting:
+                deferred.callback(None)
+
+    # -- operation ------------------------------------------------------------------------
+
+    def revoke(self, allowed: Callable[[bytes], bool]) -> None:
+        """End, at once, every session whose client is not allowed any more."""
+        for session, mux in list(self._sessions.values()):
+            if session.peer_key is None or not allowed(session.peer_key):
+                mux.goaway(GoawayReason.REVOKED)
+                session.end(Failure(SessionError("the client's key was removed")))
+        for pending in list(self._pending):
+            if not allowed(pending.client_key):
+                pending.drop()
+
+    def shut_down(self, drain_timeout: float) -> Deferred[None]:
+        """Say GOAWAY everywhere, wait for streams to finish, then end what is left.
+
+        Args:
+            drain_timeout: Seconds to wait at most.
+
+        Returns:
+            A Deferred that fires when no session is left.
+        """
+        self._closing = True
+        for pending in list(self._pending):
+            pending.drop()
+        done: Deferred[None] = Deferred()
+        if not self._sessions:
+            done.callback(None)
+            return done
+        self._empty.append(done)
+        for session, mux in list(self._sessions.values()):
+            mux.goaway(GoawayReason.SHUTDOWN)
+            Drain(self._runtime, session, mux, drain_timeout)
+        return done
+
+
+class Drain:
+    """Watches a session until its streams are done, or its time is up, and ends it.
+
+    Args:
+        runtime: Clock.
+        session: The session.
+        mux: Its multiplexer, which has said or heard GOAWAY.
+        timeout: Seconds to wait at most.
+    """
+
+    #: Seconds between looks: a drain lasts seconds, so a tenth is soon enough.
+    INTERVAL = 0.1
+
+    def __init__(
+        self, runtime: Runtime, session: Session, mux: MultiplexerProtocol, timeout: float
+    ) -> None:
+        self._runtime = runtime
+        self._session = session
+        self._mux = mux
+        self._deadline = runtime.clock.seconds() + timeout
+        runtime.at_turn_end(self._look)
+
+    def _look(self) -> None:
+        if self._session.ended:
+            return
+        done = not self._mux.streams and self._session.idle
+        if done or self._runtime.clock.seconds() >= self._deadline:
+            self._session.end(Failure(SessionError("drained")))
+        else:
+            self._runtime.call_later(self.INTERVAL, self._look)
+
+
+class PendingLink:
+    """The receiver of a link that passed the handshake and has not said ATTACH yet.
+
+    A first message can be replayed to nobody's harm because nothing happens before this:
+    only a peer that holds the keys can send a valid record.
+
+    Args:
+        runtime: Clock.
+        registry: Who finds the session.
+        timeout: Seconds the peer may take.
+    """
+
+    def __init__(self, runtime: Runtime, registry: SessionRegistry, timeout: float) -> None:
+        self._runtime = runtime
+        self._registry = registry
+        self._timeout = timeout
+        self._link: FrameProtocol | None = None
+        self._timer: IDelayedCall | None = None
+        self.client_key = b""
+
+    def link_made(self, link: FrameProtocol) -> None:
+        """Wait for the first frame, but not for ever."""
+        self._link = link
+        self.client_key = link.peer_key
+        self._timer = self._runtime.call_later(self._timeout, self._timed_out)
+        self._registry.link_pending(self)
+
+    def frame_received(
+        self, link: FrameProtocol, kind: int, stream_id: int, payload: memoryview
+    ) -> None:
+        """Take the ATTACH; from then on the link belongs to a session."""
+        if kind != FrameType.ATTACH:
+            raise RemoteProtocolError("a link that does not begin with ATTACH")
+        self._settle()
+        self._registry.attach(link, Attach.decode(payload))
+
+    def record_done(self, link: FrameProtocol) -> None:
+        """Nothing to do."""
+
+    def link_ready(self, link: FrameProtocol) -> None:
+        """Nothing to send."""
+
+    def protocol_failed(self, link: FrameProtocol, error: RemoteProtocolError) -> None:
+        """Drop the link."""
+        log.warn("link dropped: the peer broke the protocol: {error}", error=str(error))
+        self._settle()
+        link.abort()
+
+    def link_lost(self, link: FrameProtocol, reason: Failure) -> None:
+        """Forget it."""
+        self._settle()
+
+    def drop(self) -> None:
+        """Close the link."""
+        link = self._link
+        self._settle()
+        if link is not None:
+            link.abort()
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        self.drop()
+
+    def _settle(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._registry.link_settled(self)
