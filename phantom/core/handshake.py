@@ -98,26 +98,24 @@ class HandshakePayload:
     """The content of a handshake message.
 
     Attributes:
-        timestamp: The sender's clock, in seconds since the Unix epoch; milliseconds travel.
+        timestamp: The sender's clock, in milliseconds since the Unix epoch.
         features: A set of bits, 32 of them; an absent field is 0.
         token: A one-time enrolment token.
         encapsulation_key: An ML-KEM-768 encapsulation key (message 1).
         kem_ciphertext: An ML-KEM-768 ciphertext (message 2).
     """
 
-    timestamp: float | None = None
+    timestamp: int | None = None
     features: int = 0
     token: bytes | None = attrs.field(default=None, repr=False)
     encapsulation_key: bytes | None = attrs.field(default=None, repr=False)
     kem_ciphertext: bytes | None = attrs.field(default=None, repr=False)
 
-    def encode(self, pad_to: int = 0) -> bytes:
+    def encode(self, padding: int = 0) -> bytes:
         """Return the wire form.
 
         Args:
-            pad_to: Pad until the result has at least this many bytes.  The padding field
-                costs three itself, so the result is exact unless one or two are missing;
-                then it is up to two longer.
+            padding: Bytes of padding to add; its field costs three more.
 
         Raises:
             LocalProtocolError: A value does not fit its field, or the whole no message.
@@ -125,10 +123,10 @@ class HandshakePayload:
         fields: list[tuple[Field, bytes]] = []
         try:
             if self.timestamp is not None:
-                fields.append((Field.TIMESTAMP, _U64.pack(round(self.timestamp * 1000))))
+                fields.append((Field.TIMESTAMP, _U64.pack(self.timestamp)))
             if self.features:
                 fields.append((Field.FEATURES, _U32.pack(self.features)))
-        except (struct.error, OverflowError, ValueError):
+        except struct.error:
             raise LocalProtocolError("a number does not fit its field") from None
         for kind, value in (
             (Field.TOKEN, self.token),
@@ -139,15 +137,15 @@ class HandshakePayload:
                 if len(value) != _SIZES[kind]:
                     raise LocalProtocolError(f"{kind.name} takes {_SIZES[kind]} bytes")
                 fields.append((kind, value))
+        if padding:
+            if not 0 < padding <= MAX_HANDSHAKE_PAYLOAD:
+                raise LocalProtocolError("padding too long for a handshake message")
+            fields.append((Field.PADDING, bytes(padding)))
         out = bytearray((VERSION,))
         for kind, value in fields:
             out += _FIELD.pack(kind, len(value))
             out += value
-        if len(out) < pad_to <= MAX_HANDSHAKE_PAYLOAD:
-            padding = max(0, pad_to - len(out) - _FIELD.size)
-            out += _FIELD.pack(Field.PADDING, padding)
-            out += bytes(padding)
-        if max(len(out), pad_to) > MAX_HANDSHAKE_PAYLOAD:
+        if len(out) > MAX_HANDSHAKE_PAYLOAD:
             raise LocalProtocolError("a handshake payload too long for its message")
         return bytes(out)
 
@@ -181,7 +179,7 @@ class HandshakePayload:
         stamp = found.get(Field.TIMESTAMP)
         features = found.get(Field.FEATURES)
         return cls(
-            timestamp=None if stamp is None else _U64.unpack(stamp)[0] / 1000,
+            timestamp=None if stamp is None else _U64.unpack(stamp)[0],
             features=0 if features is None else _U32.unpack(features)[0],
             token=found.get(Field.TOKEN),
             encapsulation_key=found.get(Field.ENCAPSULATION_KEY),

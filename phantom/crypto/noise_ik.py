@@ -40,6 +40,8 @@ from phantom.crypto.elligator import Ephemeral, point_of
 from phantom.crypto.kdf import mix
 from phantom.errors import HandshakeError, LocalProtocolError
 
+__all__ = ["Ephemeral", "Initiator", "Responder", "TransportKeys"]
+
 _NAMES = {
     Cipher.AESGCM: b"Noise_IK_25519_AESGCM_SHA256",
     Cipher.CHACHAPOLY: b"Noise_IK_25519_ChaChaPoly_SHA256",
