@@ -22,6 +22,7 @@ class ConfigurationError(PhantomError):
         problem: What is wrong, without a trailing full stop.
         file: The file the mistake is in, if any.
         line: The line in that file, counted from 1, if known.
+        column: The column in that line, counted from 1, if known.
         key: The dotted name of the setting, if any.
         fix: What to do about it: a command or a sentence.
     """
@@ -32,6 +33,7 @@ class ConfigurationError(PhantomError):
         *,
         file: str | None = None,
         line: int | None = None,
+        column: int | None = None,
         key: str | None = None,
         fix: str | None = None,
     ) -> None:
@@ -39,14 +41,17 @@ class ConfigurationError(PhantomError):
         self.problem = problem
         self.file = file
         self.line = line
+        self.column = column
         self.key = key
         self.fix = fix
 
     def __str__(self) -> str:
-        """Return one line: ``file:line: key: problem (fix)``."""
+        """Return one line: ``file:line:column: key: problem (fix)``."""
         place = self.file or ""
         if self.file and self.line is not None:
             place = f"{self.file}:{self.line}"
+            if self.column is not None:
+                place = f"{place}:{self.column}"
         parts = [part for part in (place, self.key, self.problem) if part]
         text = ": ".join(parts)
         return f"{text} ({self.fix})" if self.fix else text

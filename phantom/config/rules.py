@@ -1,0 +1,260 @@
+"""Rules that reach beyond one setting: two keys that disagree, and files on the disk.
+
+Each takes the settings that were read so far, by name; one whose value was a mistake of
+its own is missing, and rules about it are passed over.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from phantom.config.keys import PublicKey, chmod_advice, read_regular_file
+from phantom.config.schema import LEAST_STREAM_MEMORY, MiB
+from phantom.config.values import AllowedClient, ListenAddress, show_size
+from phantom.errors import ConfigurationError
+
+#: ``report(key, problem, fix)`` notes a mistake in the table that is being checked.
+Report = Callable[[str, str, str | None], None]
+
+#: The most that is read of a PEM file: a bundle of every public authority is 250 kB.
+MAX_PEM_FILE = 1024 * 1024
+
+#: The most that is read of a list of clients: about 100,000 of them.
+MAX_CLIENTS_FILE = 8 * 1024 * 1024
+
+
+def check_server(values: Mapping[str, Any], report: Report) -> None:
+    """Check a ``[server]`` table."""
+    _check_memory(values, report)
+    _check_own_key_listed(values, report)
+    for name, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+        # Both names are in `values` unless the value was a mistake already told.
+        if values.get(name) is not None and other in values and values[other] is None:
+            report(name, f"{other} is missing", f"set {other} too, or neither for bare TCP")
+    _check_pair(values.get("tls_cert"), values.get("tls_key"), report)
+    decoy = values.get("decoy")
+    if decoy is not None and all(name in values and values[name] is None for name in _TLS_PAIR):
+        report(
+            "decoy",
+            "has no effect without TLS: a visitor on bare TCP gets silence",
+            "set tls_cert and tls_key, or remove it",
+        )
+    if isinstance(decoy, Path) and not os.path.isdir(decoy):
+        report(
+            "decoy",
+            "this is a file, and a folder is expected"
+            if os.path.exists(decoy)
+            else "no such folder",
+            None,
+        )
+    state = values.get("state_dir")
+    if state is not None and os.path.lexists(state) and not os.path.isdir(state):
+        report("state_dir", "this is a file, and a folder is expected", None)
+
+
+_TLS_PAIR = ("tls_cert", "tls_key")
+
+
+def check_client(values: Mapping[str, Any], report: Report) -> None:
+    """Check a ``[client]`` table."""
+    _check_memory(values, report)
+    private, server_key = values.get("private_key"), values.get("server_public_key")
+    if private is not None and server_key is not None and private.public() == server_key:
+        report("server_public_key", "this is the client's own key", "put the server's here")
+    if "tls_sni" in values and values["tls_sni"] is None:
+        for name in ("tls_ca", "tls_pin"):
+            if values.get(name) is not None:
+                report(name, "has no effect without tls_sni", "set tls_sni, or remove it")
+    elif values.get("tls_ca") is not None and values.get("tls_pin") is not None:
+        report(
+            "tls_ca",
+            "has no effect besides tls_pin, which replaces the authorities",
+            "keep one of the two",
+        )
+    if values.get("tls_ca") is not None:
+        _load_certificates(values["tls_ca"], "tls_ca", report)
+    _check_listeners(values, report)
+
+
+def _check_memory(values: Mapping[str, Any], report: Report) -> None:
+    streams, memory = values.get("max_streams"), values.get("session_memory")
+    if streams is None or memory is None:
+        return
+    needed = streams * LEAST_STREAM_MEMORY
+    if needed > memory:
+        report(
+            "max_streams",
+            f"{streams} streams of {show_size(LEAST_STREAM_MEMORY)} do not fit into "
+            f"session_memory of {show_size(memory)}",
+            f'set session_memory = "{show_size(-(-needed // MiB) * MiB)}" or more, '
+            f"or max_streams = {memory // LEAST_STREAM_MEMORY} or less",
+        )
+    window = values.get("window")
+    if window is not None and window > memory:
+        report(
+            "window",
+            f"does not fit into session_memory of {show_size(memory)}",
+            f'set session_memory = "{show_size(window)}" or more, or a smaller window',
+        )
+
+
+def _check_own_key_listed(values: Mapping[str, Any], report: Report) -> None:
+    private = values.get("private_key")
+    clients: tuple[AllowedClient, ...] = values.get("allowed_clients") or ()
+    if private is not None and private.public() in {client.key for client in clients}:
+        report(
+            "allowed_clients",
+            "this is the server's own key",
+            "put the clients' public keys here",
+        )
+
+
+def _check_listeners(values: Mapping[str, Any], report: Report) -> None:
+    names = ("socks5_listen", "http_listen")
+    if not all(name in values for name in names):
+        return
+    addresses: dict[str, ListenAddress | None] = {name: values[name] for name in names}
+    if not any(addresses.values()):
+        report("socks5_listen", "both proxies are turned off", "set it or http_listen")
+    if values.get("open_proxy", True) or values.get("proxy_users", True):
+        return
+    for name, address in addresses.items():
+        if address is not None and not address.is_loopback:
+            report(
+                name,
+                "other machines could use this proxy without a password",
+                f'listen on "127.0.0.1:{address.port}", add [client.proxy_users], '
+                "or set open_proxy = true",
+            )
+
+
+def _read(path: Path, name: str, report: Report) -> tuple[bytes, int] | None:
+    try:
+        return read_regular_file(path, MAX_PEM_FILE)
+    except ConfigurationError as error:
+        report(name, f"{path}: {error.problem}", None)
+        return None
+
+
+def _load_certificates(path: Path, name: str, report: Report) -> list[x509.Certificate] | None:
+    """Return the certificates in a PEM file; None when a mistake was reported."""
+    found = _read(path, name, report)
+    if found is None:
+        return None
+    content, _mode = found
+    try:
+        certificates = x509.load_pem_x509_certificates(content)
+    except ValueError:
+        certificates = []
+    if not certificates:
+        has_key = b"PRIVATE KEY-----" in content
+        report(
+            name,
+            f"{path}: holds a private key and no certificate"
+            if has_key
+            else f"{path}: holds no certificate in PEM",
+            "are tls_cert and tls_key swapped?" if has_key and name == "tls_cert" else None,
+        )
+        return None
+    return certificates
+
+
+def _check_pair(cert: Path | None, key: Path | None, report: Report) -> None:
+    """Check that the certificate and its key can be read and belong together."""
+    certificates = None if cert is None else _load_certificates(cert, "tls_cert", report)
+    private = None if key is None else _load_private_key(key, report)
+    if private is None or not certificates:
+        return
+    public = _describe(private.public_key())
+    keys = [_certified(certificate) for certificate in certificates]
+    if public != keys[0]:
+        report(
+            "tls_key",
+            "does not belong to the first certificate in tls_cert",
+            "put the server's own certificate first in that file" if public in keys else None,
+        )
+
+
+def _certified(certificate: x509.Certificate) -> bytes:
+    """Return a certificate's public key in DER; nothing for one of an unknown kind."""
+    try:
+        return _describe(certificate.public_key())
+    except (ValueError, UnsupportedAlgorithm):
+        return b""
+
+
+def _describe(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _load_private_key(key: Path, report: Report) -> PrivateKeyTypes | None:
+    """Return the private key in a PEM file; None when it cannot be had."""
+    found = _read(key, "tls_key", report)
+    if found is None:
+        return None
+    content, mode = found
+    if mode & 0o007:
+        report("tls_key", f"{key}: everyone can read this private key", chmod_advice(key))
+    try:
+        return load_pem_private_key(content, None)
+    except TypeError:
+        report(
+            "tls_key",
+            f"{key}: is protected by a passphrase",
+            "openssl pkey -in KEY -out PLAIN removes it",
+        )
+    except (ValueError, UnsupportedAlgorithm):
+        only_cert = b"BEGIN CERTIFICATE" in content and b"PRIVATE KEY" not in content
+        report(
+            "tls_key",
+            f"{key}: holds a certificate and no private key"
+            if only_cert
+            else f"{key}: holds no private key in PEM",
+            "are tls_cert and tls_key swapped?" if only_cert else None,
+        )
+    return None
+
+
+def read_allowed_clients(path: Path) -> tuple[list[AllowedClient], list[ConfigurationError]]:
+    """Read a file of public keys, one a line; a name may follow the key.
+
+    Returns:
+        The clients, and the mistakes, each with its line.
+
+    Raises:
+        ConfigurationError: The file cannot be read.
+    """
+    content, _mode = read_regular_file(path, MAX_CLIENTS_FILE)
+    clients: list[AllowedClient] = []
+    errors: list[ConfigurationError] = []
+    first: dict[PublicKey, int] = {}
+    for number, line in enumerate(content.decode("utf-8", "replace").split("\n"), 1):
+        written = line.partition("#")[0].strip()
+        if not written:
+            continue
+        problem, fix = "", None
+        try:
+            client = AllowedClient.parse(written)
+        except ConfigurationError as error:
+            problem, fix = error.problem, error.fix
+        else:
+            if client.key in first:
+                problem = f"listed already on line {first[client.key]}"
+            else:
+                first[client.key] = number
+                clients.append(client)
+        if problem:
+            errors.append(ConfigurationError(problem, file=str(path), line=number, fix=fix))
+    return clients, errors
