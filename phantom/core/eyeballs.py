@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
+from itertools import zip_longest
 from typing import Final
 
 #: Seconds between the start of one attempt and the next while none has succeeded: "Connection
@@ -21,20 +22,15 @@ MAX_ADDRESSES: Final = 8
 IPAddress = IPv4Address | IPv6Address
 
 
-def connection_order(
-    addresses: Sequence[IPAddress], *, first_family: int = 6, first_count: int = 1
-) -> list[IPAddress]:
+def connection_order(addresses: Sequence[IPAddress], *, first_family: int = 6) -> list[IPAddress]:
     """Order addresses for a race: families alternate, so that a broken one costs one delay.
 
     Within a family the given order stays: it is the resolver's, sorted by RFC 6724.
-    (RFC 8305, section 4.)
+    (RFC 8305, section 4, with a "First Address Family Count" of 1.)
 
     Args:
         addresses: What the name resolved to.  Duplicates are dropped.
-        first_family: 6 or 4, the family that starts; the other one starts if there is none
-            of it.
-        first_count: How many of the first family stand before the first of the other ("First
-            Address Family Count"; 1 where both families are expected to work).
+        first_family: 6 or 4, the family that starts, if there is any of it.
 
     Returns:
         At most `MAX_ADDRESSES` of them, of both families if there are both.
@@ -42,10 +38,7 @@ def connection_order(
     unique = list(dict.fromkeys(addresses))
     first = [address for address in unique if address.version == first_family]
     second = [address for address in unique if address.version != first_family]
-    if not first or not second:
-        return (first or second)[:MAX_ADDRESSES]
-    ordered, first = first[:first_count], first[first_count:]
-    for index in range(max(len(first), len(second))):
-        ordered += second[index : index + 1]
-        ordered += first[index : index + 1]
+    ordered: list[IPAddress] = []
+    for pair in zip_longest(first, second):
+        ordered += (address for address in pair if address is not None)
     return ordered[:MAX_ADDRESSES]

@@ -1,0 +1,283 @@
+"""The server's way out: resolve once, judge every address, connect to the literal.
+
+The name is resolved by us and never by Twisted, so that the address which the egress policy
+permitted is the address that is connected to.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Hashable
+from typing import Any, Final
+
+import attrs
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IDelayedCall, IProtocol
+from twisted.python.failure import Failure
+
+from phantom.address import Destination
+from phantom.core.egress import EgressPolicy
+from phantom.core.eyeballs import connection_order
+from phantom.core.limits import Limits
+from phantom.errors import Outcome, RelayError
+from phantom.outbound.race import EXHAUSTION, IPAddress, Race
+from phantom.runtime import Runtime
+from phantom.telemetry import make_logger
+
+log = make_logger()
+
+#: Seconds for the attempts at all addresses of a destination together.  Browsers give up
+#: after 20 to 30 s; the client should hear the true reason before that.
+CONNECT_TIMEOUT: Final = 15.0
+
+#: Seconds for the attempt at one address: three retransmissions of the SYN (after 1, 3 and
+#: 7 s; RFC 6298, section 2) and some time for the answer.
+ATTEMPT_TIMEOUT: Final = 10.0
+
+#: Seconds for a lookup: the system's resolver asks a second name server after 5 s
+#: (resolv.conf(5), "timeout"), and this leaves that one time to answer.
+RESOLVE_TIMEOUT: Final = 8.0
+
+#: Lookups at once, in all and per client.  They share `phantom.runtime.RESOLVER_THREADS`
+#: threads; one client's dead name server must not fill the queue for the rest.
+MAX_LOOKUPS: Final = 256
+MAX_LOOKUPS_PER_CLIENT: Final = 64
+
+#: Connections at once, in all and per client, being made or open.  A client's streams are
+#: limited per session (max_streams); this bounds them over all of its sessions.
+MAX_CONNECTIONS: Final = 65536
+MAX_CONNECTIONS_PER_CLIENT: Final = 8192
+
+#: Seconds between two warnings that descriptors have run out.
+_WARNING_INTERVAL: Final = 60.0
+
+
+class DirectOutbound:
+    """Connects to destinations over TCP, as `phantom.interfaces.Outbound` says.
+
+    Args:
+        runtime: The reactor, the clock and name resolution.
+        policy: What may be connected to.
+        connect_timeout: Seconds for all addresses of a destination together.
+        attempt_timeout: Seconds for one address.
+        resolve_timeout: Seconds for a lookup.
+        lookups: Limits on lookups by client; `MAX_LOOKUPS` and so on if not given.
+        connections: Limits on connections by client, likewise.
+
+    Attributes:
+        policy: May be replaced while running; what is connected stays connected.
+        lookups: As given.
+        connections: As given.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        policy: EgressPolicy,
+        *,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        attempt_timeout: float = ATTEMPT_TIMEOUT,
+        resolve_timeout: float = RESOLVE_TIMEOUT,
+        lookups: Limits | None = None,
+        connections: Limits | None = None,
+    ) -> None:
+        self.runtime = runtime
+        self.policy = policy
+        self.connect_timeout = connect_timeout
+        self.attempt_timeout = attempt_timeout
+        self.resolve_timeout = resolve_timeout
+        self.lookups = lookups or Limits(MAX_LOOKUPS, MAX_LOOKUPS_PER_CLIENT)
+        self.connections = connections or Limits(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_CLIENT)
+        self._warned_at: float | None = None
+
+    def connect(self, destination: Destination, protocol: IProtocol) -> Deferred[Any]:
+        """Connect on behalf of nobody in particular; see `phantom.interfaces.Outbound`."""
+        return _Connecting(self, None, destination, protocol).start()
+
+    def for_client(self, key: Hashable) -> ClientOutbound:
+        """Return an outbound whose lookups and connections count against `key`.
+
+        Args:
+            key: The client's public key, or whatever identifies it.
+        """
+        return ClientOutbound(self, key)
+
+    def warn_of_exhaustion(self) -> None:
+        """Log that the process is out of descriptors or memory, once a minute at most."""
+        now = self.runtime.monotonic()
+        if self._warned_at is not None and now - self._warned_at < _WARNING_INTERVAL:
+            return
+        self._warned_at = now
+        log.warn(
+            "out of file descriptors or socket memory with {count} connections to "
+            "destinations; new ones are refused. Raise the limit (LimitNOFILE=, ulimit -n)",
+            count=self.connections.used,
+        )
+
+
+@attrs.frozen(slots=True)
+class ClientOutbound:
+    """The `DirectOutbound` as one client sees it; made by `DirectOutbound.for_client`.
+
+    Attributes:
+        outbound: What connects.
+        key: Whose limits count.
+    """
+
+    outbound: DirectOutbound
+    key: Hashable
+
+    def connect(self, destination: Destination, protocol: IProtocol) -> Deferred[Any]:
+        """Connect on behalf of the client; see `phantom.interfaces.Outbound`."""
+        return _Connecting(self.outbound, self.key, destination, protocol).start()
+
+
+class _Connecting:
+    """One call of ``connect``: lookup if it takes one, judgement, race."""
+
+    __slots__ = (
+        "_counted",
+        "_deferred",
+        "_destination",
+        "_key",
+        "_outbound",
+        "_protocol",
+        "_race",
+        "_timer",
+    )
+
+    def __init__(
+        self,
+        outbound: DirectOutbound,
+        key: Hashable,
+        destination: Destination,
+        protocol: IProtocol,
+    ) -> None:
+        self._outbound = outbound
+        self._key = key
+        self._destination = destination
+        self._protocol: IProtocol | None = protocol
+        self._deferred: Deferred[Any] | None = None
+        #: Counts among the outbound's connections.
+        self._counted = False
+        self._race: Race | None = None
+        self._timer: IDelayedCall | None = None
+
+    def start(self) -> Deferred[Any]:
+        """Begin, and return what ``connect`` returns."""
+        deferred: Deferred[Any] = Deferred(self._cancel)
+        if not self._outbound.connections.acquire(self._key):
+            deferred.errback(RelayError(Outcome.LIMIT))
+            return deferred
+        self._counted = True
+        self._deferred = deferred
+        host = self._destination.host
+        if isinstance(host, str):
+            self._look_up(host)
+        else:
+            self._judge([host])
+        return deferred
+
+    # -- lookup -----------------------------------------------------------------------
+
+    def _look_up(self, name: str) -> None:
+        outbound = self._outbound
+        if not outbound.lookups.acquire(self._key):
+            self._fail(Outcome.LIMIT)
+            return
+        self._timer = outbound.runtime.call_later(outbound.resolve_timeout, self._resolve_expired)
+        # Never cancelled: the thread that is stuck in getaddrinfo stays stuck, and only while
+        # it counts as in use do the limits bound the queue in front of the threads.
+        maybeDeferred(outbound.runtime.resolve, name).addBoth(self._looked_up)
+
+    def _resolve_expired(self) -> None:
+        self._timer = None
+        self._fail(Outcome.UNRESOLVED)
+
+    def _looked_up(self, result: list[IPAddress] | Failure) -> None:
+        self._outbound.lookups.release(self._key)
+        if self._deferred is None:
+            return  # given up in the meantime
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if isinstance(result, Failure):
+            self._fail(self._name_failure(result.value))
+        elif not result:
+            self._fail(Outcome.UNRESOLVED)
+        else:
+            self._judge(result)
+
+    def _name_failure(self, error: BaseException | None) -> Outcome:
+        """Return what a failed lookup is called."""
+        # gaierror is an OSError whose numbers mean something else.
+        if (
+            isinstance(error, OSError)
+            and not isinstance(error, socket.gaierror)
+            and error.errno in EXHAUSTION
+        ):
+            self._outbound.warn_of_exhaustion()
+            return Outcome.LIMIT
+        return Outcome.UNRESOLVED
+
+    # -- connection -------------------------------------------------------------------
+
+    def _judge(self, addresses: list[IPAddress]) -> None:
+        """Race to those of `addresses` that the policy permits."""
+        outbound, port = self._outbound, self._destination.port
+        permits = outbound.policy.permits
+        permitted = [address for address in addresses if permits(address, port)]
+        if not permitted:
+            self._fail(Outcome.FORBIDDEN)
+            return
+        if len(permitted) > 1:
+            permitted = connection_order(permitted)
+        assert self._protocol is not None
+        self._race = Race(
+            outbound.runtime, permitted, port, self._protocol, self._raced, self._uncount
+        )
+        self._race.start(outbound.attempt_timeout, outbound.connect_timeout)
+
+    def _raced(self, outcome: Outcome, transport: Any) -> None:
+        if outcome is not Outcome.CONNECTED:
+            if outcome is Outcome.LIMIT:
+                self._outbound.warn_of_exhaustion()
+            self._fail(outcome)
+            return
+        deferred, self._deferred = self._deferred, None
+        self._race = self._protocol = None
+        if deferred is None:
+            transport.abortConnection()  # cancelled by the protocol while it was connected
+        else:
+            deferred.callback(transport)
+
+    def _uncount(self) -> None:
+        """Count the connection as over."""
+        if self._counted:
+            self._counted = False
+            self._outbound.connections.release(self._key)
+
+    # -- end --------------------------------------------------------------------------
+
+    def _fail(self, outcome: Outcome) -> None:
+        deferred = self._clear()
+        if deferred is not None:
+            deferred.errback(RelayError(outcome))
+
+    def _cancel(self, _deferred: Deferred[Any]) -> None:
+        self._fail(Outcome.CANCELLED)
+
+    def _clear(self) -> Deferred[Any] | None:
+        """Give up what is under way; return the Deferred if it is still to fire."""
+        deferred, self._deferred = self._deferred, None
+        if deferred is None:
+            return None
+        self._protocol = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        race, self._race = self._race, None
+        if race is not None:
+            race.cancel()
+        self._uncount()
+        return deferred
