@@ -1,4 +1,4 @@
-"""Packaging lives in setup.cfg; this file lets every pip build it without more tools."""
+"""Packaging lives in setup.cfg; this file is for tools that still ask for a setup.py."""
 
 from setuptools import setup
 
