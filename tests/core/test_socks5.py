@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
@@ -252,7 +253,7 @@ DIALOGUES = [
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(edges)]
 
 
 @given(st.sampled_from(DIALOGUES), st.binary(max_size=40), st.lists(st.integers(0, 10_000)))
