@@ -202,6 +202,7 @@ def test_longest_texts_of_socks4() -> None:
     name = b".".join([b"n" * 50] * 4)
     data = bytes.fromhex("04 01 0050 00000001") + b"u" * 255 + b"\0" + name + b"\0"
     assert last(data) == Request(4, Destination(name.decode(), 80))
+    assert run([data[i : i + 1] for i in range(len(data))])[0] == [last(data)]
 
 
 @pytest.mark.parametrize(
