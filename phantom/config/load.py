@@ -21,8 +21,8 @@ from phantom.config.schema import (
     LoggingConfig,
     ServerConfig,
     ServerFile,
-    setting_of,
 )
+from phantom.config.setting import default_value, setting_of
 from phantom.config.values import AllowedClient
 from phantom.errors import ConfigurationError, ConfigurationErrors
 
@@ -188,8 +188,7 @@ class _Reading:
                         here, f"given besides {setting.alternative}", "keep one of the two"
                     )
             elif field.default is not attrs.NOTHING:
-                default = field.default
-                values[name] = default.factory() if isinstance(default, attrs.Factory) else default
+                values[name] = default_value(field)
             elif setting.alternative not in found:
                 self._missing(name, setting.alternative, here)
         self._read_named_files(values, path)

@@ -10,14 +10,8 @@ from typing import Any
 
 import attrs
 
-from phantom.config.schema import (
-    ClientConfig,
-    EgressConfig,
-    LoggingConfig,
-    ServerConfig,
-    Setting,
-)
-from phantom.config.template import default_of, settings_of
+from phantom.config.schema import ClientConfig, EgressConfig, LoggingConfig, ServerConfig
+from phantom.config.setting import Setting, default_of, settings_of
 
 _INTRODUCTION = """\
 # Configuration

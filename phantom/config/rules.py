@@ -35,6 +35,10 @@ MAX_PEM_FILE = 1024 * 1024
 MAX_CLIENTS_FILE = 8 * 1024 * 1024
 
 
+_TLS_PAIR = ("tls_cert", "tls_key")
+_NO_FOLDER = "this is a file, and a folder is expected"
+
+
 def check_server(values: Mapping[str, Any], report: Report) -> None:
     """Check a ``[server]`` table."""
     _check_memory(values, report)
@@ -52,19 +56,10 @@ def check_server(values: Mapping[str, Any], report: Report) -> None:
             "set tls_cert and tls_key, or remove it",
         )
     if isinstance(decoy, Path) and not os.path.isdir(decoy):
-        report(
-            "decoy",
-            "this is a file, and a folder is expected"
-            if os.path.exists(decoy)
-            else "no such folder",
-            None,
-        )
+        report("decoy", _NO_FOLDER if os.path.exists(decoy) else "no such folder", None)
     state = values.get("state_dir")
     if state is not None and os.path.lexists(state) and not os.path.isdir(state):
-        report("state_dir", "this is a file, and a folder is expected", None)
-
-
-_TLS_PAIR = ("tls_cert", "tls_key")
+        report("state_dir", _NO_FOLDER, None)
 
 
 def check_client(values: Mapping[str, Any], report: Report) -> None:

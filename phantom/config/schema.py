@@ -12,15 +12,15 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import attrs
 
 from phantom.address import Destination
 from phantom.config import kinds
 from phantom.config.keys import PrivateKey, PublicKey
-from phantom.config.kinds import Kind, count, duration, size
+from phantom.config.kinds import count, duration, size
 from phantom.config.places import default_state_folder
+from phantom.config.setting import about
 from phantom.config.values import (
     AllowedClient,
     IPNetwork,
@@ -39,43 +39,6 @@ MiB = 1024 * KiB
 #: ``session_memory`` (DESIGN, "Streams and flow control").
 LEAST_STREAM_MEMORY = 16 * KiB
 
-#: The metadata key of a `Setting`.
-SETTING = "phantom.setting"
-
-
-@attrs.frozen(slots=True, kw_only=True)
-class Setting:
-    """What the schema knows about one key besides its type.
-
-    Attributes:
-        kind: How it is written, read and shown.
-        doc: One or two sentences for the operator.
-        unit: What a bare number counts; empty where nothing is counted.
-        example: A value in TOML for templates, where the default is no good example.
-        default_text: The default in words, where there is no single value.
-        alternative: The key that can be given in place of this one.
-        secret: Whether the value must not be in a file that everyone can read.
-    """
-
-    kind: Kind[Any]
-    doc: str
-    unit: str = ""
-    example: str = ""
-    default_text: str = ""
-    alternative: str = ""
-    secret: bool = False
-
-
-def _about(kind: Kind[Any], doc: str, **more: Any) -> dict[str, Setting]:
-    return {SETTING: Setting(kind=kind, doc=doc, **more)}
-
-
-def setting_of(field: attrs.Attribute[Any]) -> Setting | None:
-    """Return what the schema says about a field; None for a nested table."""
-    found = field.metadata.get(SETTING)
-    return found if isinstance(found, Setting) else None
-
-
 _KEY_EXAMPLE = '"BASE64"'
 
 
@@ -89,7 +52,7 @@ class EgressConfig:
 
     allow: tuple[EgressRule, ...] = attrs.field(
         default=(),
-        metadata=_about(
+        metadata=about(
             kinds.many(kinds.EGRESS_RULE),
             "Destinations exempt from the built-in denials: say, a machine of your own network "
             "that clients shall reach.",
@@ -98,7 +61,7 @@ class EgressConfig:
     )
     deny: tuple[EgressRule, ...] = attrs.field(
         default=(),
-        metadata=_about(
+        metadata=about(
             kinds.many(kinds.EGRESS_RULE),
             "Destinations denied besides the built-in denials: say, outgoing mail.",
             example='[":25"]',
@@ -111,14 +74,14 @@ class ServerConfig:
     """The server: where it listens, whom it admits, how much it holds."""
 
     listen: tuple[ListenAddress, ...] = attrs.field(
-        metadata=_about(
+        metadata=about(
             kinds.many(kinds.LISTEN, lone=True, least=1),
             "Where clients connect.",
             example='"0.0.0.0:443"',
         )
     )
     private_key: PrivateKey = attrs.field(
-        metadata=_about(
+        metadata=about(
             kinds.PRIVATE_KEY,
             "The server's own key, from `phantom genkey`. Each host has one of its own.",
             example=_KEY_EXAMPLE,
@@ -128,7 +91,7 @@ class ServerConfig:
     )
     private_key_file: Path | None = attrs.field(
         default=None,
-        metadata=_about(
+        metadata=about(
             kinds.PATH,
             "A file with the key, in place of `private_key`. Only its owner may have access.",
             example='"server.key"',
@@ -136,7 +99,7 @@ class ServerConfig:
     )
     allowed_clients: tuple[AllowedClient, ...] = attrs.field(
         default=(),
-        metadata=_about(
+        metadata=about(
             kinds.many(kinds.ALLOWED_CLIENT),
             "The public keys of the clients to admit. With none here and none in "
             "`allowed_clients_file`, nobody is admitted.",
@@ -145,7 +108,7 @@ class ServerConfig:
     )
     allowed_clients_file: Path | None = attrs.field(
         default=None,
-        metadata=_about(
+        metadata=about(
             kinds.PATH,
             "A file of more such keys: one a line, a name after the key if you like, comments "
             "from `#` on.",
@@ -154,7 +117,7 @@ class ServerConfig:
     )
     tls_cert: Path | None = attrs.field(
         default=None,
-        metadata=_about(
+        metadata=about(
             kinds.PATH,
             "The certificate chain in PEM, the server's own certificate first. With `tls_key`, "
             "connections are TLS; without both, they are bare TCP.",
@@ -163,7 +126,7 @@ class ServerConfig:
     )
     tls_key: Path | None = attrs.field(
         default=None,
-        metadata=_about(
+        metadata=about(
             kinds.PATH,
             "The private key of the certificate in PEM, without a passphrase.",
             example='"privkey.pem"',
@@ -171,7 +134,7 @@ class ServerConfig:
     )
     decoy: Destination | Path | None = attrs.field(
         default=None,
-        metadata=_about(
+        metadata=about(
             kinds.DECOY,
             "What anyone who is no client gets inside TLS: a real web server (the strongest), "
             "or a folder of static files.",
@@ -181,7 +144,7 @@ class ServerConfig:
     )
     max_streams: int = attrs.field(
         default=1024,
-        metadata=_about(
+        metadata=about(
             count(1, 1_000_000),
             "How many streams one session may have open at once. Times 16 KiB, it must fit into "
             "`session_memory`.",
@@ -190,7 +153,7 @@ class ServerConfig:
     )
     state_dir: Path = attrs.field(
         factory=default_state_folder,
-        metadata=_about(
+        metadata=about(
             kinds.PATH,
             "The folder of what outlives the process, the replay filter above all; made when "
             "missing.",
@@ -201,7 +164,7 @@ class ServerConfig:
     )
     trusted_proxies: tuple[IPNetwork | UnixSocket, ...] = attrs.field(
         default=(),
-        metadata=_about(
+        metadata=about(
             kinds.many(kinds.TRUSTED_PROXY),
             "Who may send a PROXY protocol header. From anyone else it is a visitor's bytes.",
             example='["127.0.0.1/32"]',
@@ -209,7 +172,7 @@ class ServerConfig:
     )
     handshake_timeout: float = attrs.field(
         default=10.0,
-        metadata=_about(
+        metadata=about(
             duration(0.1, 300),
             "How long a new connection has to prove its key.",
             unit="seconds",
@@ -217,7 +180,7 @@ class ServerConfig:
     )
     connect_timeout: float = attrs.field(
         default=10.0,
-        metadata=_about(
+        metadata=about(
             duration(0.1, 300),
             "How long connecting to a destination may take, over all its addresses.",
             unit="seconds",
@@ -225,7 +188,7 @@ class ServerConfig:
     )
     resolve_timeout: float = attrs.field(
         default=5.0,
-        metadata=_about(
+        metadata=about(
             duration(0.1, 300),
             "How long looking up a destination's name may take.",
             unit="seconds",
@@ -233,7 +196,7 @@ class ServerConfig:
     )
     max_unauthenticated: int = attrs.field(
         default=4096,
-        metadata=_about(
+        metadata=about(
             count(1, 1_000_000),
             "How many connections that have proven no key are held at once. When full, the "
             "oldest makes room.",
@@ -242,7 +205,7 @@ class ServerConfig:
     )
     max_links_per_client: int = attrs.field(
         default=4,
-        metadata=_about(
+        metadata=about(
             count(1, 64),
             "How many live links one client key may have, over all its sessions.",
             unit="links",
@@ -250,7 +213,7 @@ class ServerConfig:
     )
     max_connections: int = attrs.field(
         default=16384,
-        metadata=_about(
+        metadata=about(
             count(1, 1_000_000),
             "How many outgoing connections there may be at once, over all clients.",
             unit="connections",
@@ -258,7 +221,7 @@ class ServerConfig:
     )
     max_connections_per_client: int = attrs.field(
         default=2048,
-        metadata=_about(
+        metadata=about(
             count(1, 1_000_000),
             "How many of them one client key may have.",
             unit="connections",
@@ -266,7 +229,7 @@ class ServerConfig:
     )
     session_memory: int = attrs.field(
         default=64 * MiB,
-        metadata=_about(
+        metadata=about(
             size(256 * KiB, 64 * 1024 * MiB),
             "What one session may hold of bytes received and credit granted.",
             unit="bytes",
@@ -274,7 +237,7 @@ class ServerConfig:
     )
     window: int = attrs.field(
         default=4 * MiB,
-        metadata=_about(
+        metadata=about(
             size(16 * KiB, 1024 * MiB),
             "The most that one stream may send ahead of its reader. Higher serves fast links "
             "with long round trips.",
@@ -283,7 +246,7 @@ class ServerConfig:
     )
     keepalive: float = attrs.field(
         default=20.0,
-        metadata=_about(
+        metadata=about(
             duration(1, 3600),
             "After about how long without traffic a link is checked; two misses and it is dead.",
             unit="seconds",
@@ -291,7 +254,7 @@ class ServerConfig:
     )
     drain_timeout: float = attrs.field(
         default=5.0,
-        metadata=_about(
+        metadata=about(
             duration(0, 3600),
             "How long a stopping server lets open streams finish.",
             unit="seconds",
@@ -309,17 +272,17 @@ class ClientConfig:
     """The client: its server, its keys, and the proxies it offers to programs."""
 
     server: Destination = attrs.field(
-        metadata=_about(kinds.SERVER, "The server to connect to.", example='"example.com:443"')
+        metadata=about(kinds.SERVER, "The server to connect to.", example='"example.com:443"')
     )
     server_public_key: PublicKey = attrs.field(
-        metadata=_about(
+        metadata=about(
             kinds.PUBLIC_KEY,
             "The server's public key, as `phantom check` or `phantom pubkey` prints it there.",
             example=_KEY_EXAMPLE,
         )
     )
     private_key: PrivateKey = attrs.field(
-        metadata=_about(
+        metadata=about(
             kinds.PRIVATE_KEY,
             "The client's own key, from `phantom genkey`. The server must list its public key.",
             example=_KEY_EXAMPLE,
@@ -329,7 +292,7 @@ class ClientConfig:
     )
     private_key_file: Path | None = attrs.field(
         default=None,
-        metadata=_about(
+        metadata=about(
             kinds.PATH,
             "A file with the key, in place of `private_key`. Only its owner may have access.",
             example='"client.key"',
@@ -337,11 +300,11 @@ class ClientConfig:
     )
     socks5_listen: ListenAddress | None = attrs.field(
         default=ListenAddress(IPv4Address("127.0.0.1"), 1080),
-        metadata=_about(kinds.LISTEN_OR_OFF, "Where programs find the SOCKS5 proxy."),
+        metadata=about(kinds.LISTEN_OR_OFF, "Where programs find the SOCKS5 proxy."),
     )
     http_listen: ListenAddress | None = attrs.field(
         default=ListenAddress(IPv4Address("127.0.0.1"), 8080),
-        metadata=_about(
+        metadata=about(
             kinds.LISTEN_OR_OFF,
             "Where programs find the HTTP proxy. The same address as `socks5_listen` makes one "
             "port serve both.",
@@ -349,7 +312,7 @@ class ClientConfig:
     )
     tls_sni: str | None = attrs.field(
         default=None,
-        metadata=_about(
+        metadata=about(
             kinds.SERVER_NAME,
             "Present: TLS, with this name in the hello and in the certificate. Absent: bare TCP.",
             example='"example.com"',
@@ -357,14 +320,14 @@ class ClientConfig:
     )
     tls_profile: str = attrs.field(
         default="chrome",
-        metadata=_about(
+        metadata=about(
             kinds.choice("chrome", problem='the only profile so far is "chrome"'),
             "The browser whose TLS hello is sent.",
         ),
     )
     tls_ca: Path | None = attrs.field(
         default=None,
-        metadata=_about(
+        metadata=about(
             kinds.PATH,
             "A file of certificate authorities in PEM, trusted besides the system's.",
             example='"ca.pem"',
@@ -372,7 +335,7 @@ class ClientConfig:
     )
     tls_pin: TLSPin | None = attrs.field(
         default=None,
-        metadata=_about(
+        metadata=about(
             kinds.PIN,
             "The SHA-256 digest of the server certificate's public key "
             "(SubjectPublicKeyInfo); it replaces the certificate authorities.",
@@ -381,7 +344,7 @@ class ClientConfig:
     )
     cipher: str = attrs.field(
         default="auto",
-        metadata=_about(
+        metadata=about(
             kinds.choice("auto", "aesgcm", "chachapoly"),
             "The cipher of the tunnel; `auto` takes AES-GCM where the processor has "
             "instructions for it.",
@@ -390,7 +353,7 @@ class ClientConfig:
     proxy_users: Mapping[str, Secret] = attrs.field(
         factory=lambda: MappingProxyType({}),
         repr=_show_user_count,
-        metadata=_about(
+        metadata=about(
             kinds.USERS,
             "Who may use the proxies, by name and password. With none, any program that can "
             "connect.",
@@ -400,14 +363,14 @@ class ClientConfig:
     )
     open_proxy: bool = attrs.field(
         default=False,
-        metadata=_about(
+        metadata=about(
             kinds.BOOLEAN,
             "Allow proxies that other machines can reach without a password.",
         ),
     )
     early_reply: str = attrs.field(
         default="known",
-        metadata=_about(
+        metadata=about(
             kinds.choice("known", "always", "never"),
             "When a program hears that its connection stands: `never` before the server says so; "
             "`always` at once, which saves a round trip and hides why a connection failed; "
@@ -416,7 +379,7 @@ class ClientConfig:
     )
     link_wait: float = attrs.field(
         default=15.0,
-        metadata=_about(
+        metadata=about(
             duration(0, 600),
             "How long a program's request waits while there is no link to the server.",
             unit="seconds",
@@ -424,7 +387,7 @@ class ClientConfig:
     )
     greeting_timeout: float = attrs.field(
         default=10.0,
-        metadata=_about(
+        metadata=about(
             duration(0.1, 300),
             "How long a program that connected to a proxy has to say what it wants.",
             unit="seconds",
@@ -432,7 +395,7 @@ class ClientConfig:
     )
     max_streams: int = attrs.field(
         default=1024,
-        metadata=_about(
+        metadata=about(
             count(1, 1_000_000),
             "How many streams may be open at once. Times 16 KiB, it must fit into "
             "`session_memory`.",
@@ -441,7 +404,7 @@ class ClientConfig:
     )
     session_memory: int = attrs.field(
         default=64 * MiB,
-        metadata=_about(
+        metadata=about(
             size(256 * KiB, 64 * 1024 * MiB),
             "What the session may hold of bytes received and credit granted.",
             unit="bytes",
@@ -449,7 +412,7 @@ class ClientConfig:
     )
     window: int = attrs.field(
         default=4 * MiB,
-        metadata=_about(
+        metadata=about(
             size(16 * KiB, 1024 * MiB),
             "The most that one stream may send ahead of its reader. Higher serves fast links "
             "with long round trips.",
@@ -458,7 +421,7 @@ class ClientConfig:
     )
     keepalive: float = attrs.field(
         default=20.0,
-        metadata=_about(
+        metadata=about(
             duration(1, 3600),
             "After about how long without traffic a link is checked; two misses and it is dead.",
             unit="seconds",
@@ -466,7 +429,7 @@ class ClientConfig:
     )
     handshake_timeout: float = attrs.field(
         default=10.0,
-        metadata=_about(
+        metadata=about(
             duration(0.1, 300),
             "How long connecting to the server and proving the keys may take.",
             unit="seconds",
@@ -474,7 +437,7 @@ class ClientConfig:
     )
     drain_timeout: float = attrs.field(
         default=1.0,
-        metadata=_about(
+        metadata=about(
             duration(0, 3600),
             "How long a stopping client lets open streams finish.",
             unit="seconds",
@@ -482,7 +445,7 @@ class ClientConfig:
     )
     tcp_prefix: bool = attrs.field(
         default=True,
-        metadata=_about(
+        metadata=about(
             kinds.BOOLEAN,
             "Open bare TCP links with a few random printable bytes, so that they do not begin "
             "like nothing else does.",
@@ -496,7 +459,7 @@ class LoggingConfig:
 
     level: str = attrs.field(
         default="info",
-        metadata=_about(
+        metadata=about(
             kinds.choice(*LEVELS),
             "The least severe line that is written. `--log-level` on the command line overrides "
             "it.",

@@ -1,4 +1,4 @@
-"""Commented configuration files, written from the schema."""
+"""Configuration files written from the schema: commented ones, and the settings in effect."""
 
 from __future__ import annotations
 
@@ -8,14 +8,8 @@ from typing import Any
 
 import attrs
 
-from phantom.config.schema import (
-    ClientConfig,
-    EgressConfig,
-    LoggingConfig,
-    ServerConfig,
-    Setting,
-    setting_of,
-)
+from phantom.config.schema import ClientConfig, EgressConfig, LoggingConfig, ServerConfig
+from phantom.config.setting import Setting, default_of, default_value, setting_of, settings_of
 
 #: Columns of a comment, so that a terminal of 80 shows it whole.
 _WIDTH = 78
@@ -43,31 +37,39 @@ def client_template(values: Mapping[str, str]) -> str:
     return _file("phantom client", {"client": (ClientConfig, values)})
 
 
+def effective(table: Any, name: str) -> str:
+    """Return the settings of a loaded table in TOML, secrets hidden, one a line.
+
+    Args:
+        table: An instance of one of the schema's classes.
+        name: What the table is called.  Tables in it follow it, as ``[name.inner]``.
+    """
+    lines = [f"[{name}]"]
+    inner = []
+    for field in attrs.fields(type(table)):
+        value = getattr(table, field.name)
+        setting = setting_of(field)
+        if setting is None:
+            inner.append(effective(value, f"{name}.{field.name}"))
+        elif value is not None or default_value(field) is not None:
+            lines.append(f"{field.name} = {setting.kind.show(value)}")
+        else:
+            lines.append(f"# {field.name} is not set")
+    return "\n\n".join(["\n".join(lines), *inner])
+
+
 def _file(title: str, tables: Mapping[str, tuple[type[Any], Mapping[str, str]]]) -> str:
     parts = [
         f"# {title} configuration (TOML).  Every key is explained in doc/configuration.md;\n"
         "# a line that begins with # and a key shows a default, or an example where there\n"
         '# is none.  "phantom check FILE" tells whether the file is right.\n'
     ]
-    for name, (cls, values) in {**tables, "logging": (LoggingConfig, {})}.items():
+    every: dict[str, tuple[type[Any], Mapping[str, str]]]
+    every = {**tables, "logging": (LoggingConfig, {})}
+    for name, (cls, values) in every.items():
         parts.append(f"[{name}]\n")
         parts.extend(_entry(field, setting, values) for field, setting in settings_of(cls))
     return "\n".join(parts)
-
-
-def settings_of(cls: type[Any]) -> list[tuple[attrs.Attribute[Any], Setting]]:
-    """Return the fields of a table's class that are settings, in order."""
-    pairs = ((field, setting_of(field)) for field in attrs.fields(cls))
-    return [(field, setting) for field, setting in pairs if setting is not None]
-
-
-def default_of(field: attrs.Attribute[Any], setting: Setting) -> str | None:
-    """Return a setting's default in TOML; None where there is no single one."""
-    if setting.default_text or field.default is attrs.NOTHING or field.default is None:
-        return None
-    default = field.default
-    value = default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
-    return setting.kind.show(value)
 
 
 def _entry(field: attrs.Attribute[Any], setting: Setting, values: Mapping[str, str]) -> str:
