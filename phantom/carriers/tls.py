@@ -1,0 +1,386 @@
+"""The TLS layer: ciphertext below, plaintext above, one engine call for each batch.
+
+Twisted's own wrapper cuts writes into 16 KB pieces and drains its engine after each TLS
+record; this one hands the engine everything at once and writes what comes out at once,
+which halves the cost of a byte.  It knows nothing of OpenSSL or BoringSSL: it drives a
+`phantom.carriers.tls_engine.TLSEngine`.
+
+Buffers: nothing is kept here.  Ciphertext waits in the transport below, whose producer
+interface is passed through; decrypted bytes are delivered at once, or, while the protocol
+above has paused, stay encrypted in the engine (at most one read of the transport).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol
+from twisted.python.failure import Failure
+
+from phantom.carriers.tcp import discard_unread
+from phantom.carriers.tls_engine import TLSEngine
+from phantom.errors import HandshakeError, RemoteProtocolError
+from phantom.interfaces import StrangerPolicy
+from phantom.layer import Layer
+from phantom.runtime import Runtime
+from phantom.telemetry import make_logger
+
+log = make_logger()
+
+#: How much plaintext goes up in one call: enough to make the calls cheap, little enough to
+#: let an interactive stream in between (PERFORMANCE: 128 KB when several are active).
+BATCH = 131072
+
+#: Seconds a server gives the handshake: nginx's default ``client_header_timeout``.
+SERVER_HANDSHAKE_TIMEOUT = 60.0
+
+#: Seconds after which a connection that failed, and whose last bytes the peer does not
+#: take, is cut off: nginx's default ``lingering_timeout``.
+FAILED_LINGER = 5.0
+
+#: How much nginx's OpenSSL reads ahead (a record of the greatest size with its overhead, and
+#: what the buffer is rounded up by).  Garbage beyond that lies unread when nginx closes, so
+#: the kernel resets instead of closing; measured with nginx 1.22.
+READ_AHEAD = 16709
+
+#: The first byte of a TLS handshake record (RFC 8446, section 5.1).
+_HANDSHAKE_RECORD = 0x16
+
+#: The bit nginx takes for an SSL 2.0 record when it tells TLS from plain HTTP.
+_SSL2_BIT = 0x80
+
+
+class TLSLayer(Layer):
+    """One TLS connection between a transport below and a protocol above.
+
+    The upper protocol is started when the handshake is done and `verify` has agreed; until
+    then it hears nothing, not even the end.
+
+    Args:
+        runtime: Timers.
+        engine: The side of the connection to play; not started.
+        upper: The protocol above.
+        timeout: Seconds for the handshake.
+        not_tls: For servers: takes over a visitor whose first byte is not TLS, before the
+            engine sees it.  None leaves such bytes to the engine.
+        verify: For clients: called when the handshake is done; raises `HandshakeError` to
+            refuse the peer.
+        outcome: Called once: with None just after the upper protocol was started, or with
+            the failure that ended the handshake.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        engine: TLSEngine,
+        upper: Any,
+        *,
+        timeout: float = SERVER_HANDSHAKE_TIMEOUT,
+        not_tls: StrangerPolicy | None = None,
+        verify: Callable[[TLSEngine], None] | None = None,
+        outcome: Callable[[Failure | None], None] | None = None,
+    ) -> None:
+        super().__init__(upper)
+        self._runtime = runtime
+        self._engine = engine
+        self._timeout = timeout
+        self._not_tls = not_tls
+        self._verify = verify
+        self._outcome = outcome
+        self._timer: IDelayedCall | None = None
+        self._up = False  # the upper protocol runs
+        self._received = 0  # during the handshake
+        self._paused = False
+        self._delivering = False
+        self._reads_closed = False  # the peer's close_notify was passed up
+        self._writes_closed = False  # our close_notify went down
+        self._ended = False  # nothing more is delivered
+        self._lost = False
+        self._producing = False  # a pull producer is registered
+        self._after_producer: Callable[[], None] | None = None
+        self._failure: Failure | None = None  # overrides the transport's reason
+
+    @property
+    def alpn(self) -> str | None:
+        """The application protocol agreed on; None before the handshake is done."""
+        return self._engine.alpn if self._up else None
+
+    # -- from below -------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        """Begin the handshake."""
+        self._timer = self._runtime.call_later(self._timeout, self._timed_out)
+        self._engine.start()
+        self._flush()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Decrypt, and pass up what comes out."""
+        if self._ended:
+            return
+        if not self._up:
+            if self._not_tls is not None and not self._received and not _looks_like_tls(data):
+                self._give_away(data)
+                return
+            self._received += len(data)
+        engine = self._engine
+        try:
+            engine.receive(data)
+        except RemoteProtocolError as error:
+            self._broken(error)
+            return
+        if not self._up:
+            self._flush()
+            if not engine.handshake_done or not self._complete():
+                return
+        self._deliver()
+
+    def readConnectionLost(self) -> None:
+        """The peer closed its half of the transport: fine after close_notify, else a cut."""
+        if self._reads_closed or self._ended or self._engine.peer_closed:
+            return
+        if self._up:
+            # Without close_notify anyone on the path may have cut the text short (RFC 8446,
+            # section 6.1), so this is never a clean end.
+            self._fail(Failure(ConnectionLost("TLS was cut off without a close")))
+        else:
+            self._fail(Failure(ConnectionLost("the peer closed during the TLS handshake")))
+
+    def writeConnectionLost(self) -> None:
+        """Pass up that our half-close is done."""
+        if self._up and not self._ended:
+            super().writeConnectionLost()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Pass the end up, or report the handshake as failed."""
+        if self._lost:
+            return
+        self._lost = self._ended = True
+        self._cancel_timer()
+        if self._failure is not None:
+            reason = self._failure
+        elif (
+            self._up
+            and not (self._writes_closed or self._reads_closed)
+            and reason.check(ConnectionDone)
+        ):
+            reason = Failure(ConnectionLost("TLS was cut off without a close"))
+        if self._up:
+            self.upper.connectionLost(reason)
+        else:
+            self._report(reason)
+
+    # -- from above -------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Encrypt `data` and pass it down; dropped after a close."""
+        if self._writes_closed or self._ended or not data:
+            return
+        try:
+            self._engine.send(data)
+        except RemoteProtocolError as error:
+            self._broken(error)
+            return
+        self._flush()
+
+    def loseConnection(self) -> None:
+        """Send close_notify after what was written, then close.
+
+        A pull producer is waited for until it unregisters; as with TCP, a push producer
+        is not: whoever closes knows that it has no more.
+        """
+        if self._producing:
+            self._after_producer = self.loseConnection
+            return
+        self._ended = True
+        self._notify_close()
+        self._close()
+
+    def loseWriteConnection(self) -> None:
+        """Send close_notify after what was written; the peer may go on."""
+        if self._writes_closed or self._ended:
+            return
+        if self._producing:
+            self._after_producer = self.loseWriteConnection
+            return
+        self._notify_close()
+        if self._reads_closed:
+            self._ended = True
+            self._close()
+        else:
+            self.transport.loseWriteConnection()
+
+    def abortConnection(self) -> None:
+        """Close at once, without close_notify, and drop what is unsent."""
+        self._ended = True
+        self.transport.abortConnection()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Let the transport below pause and resume the upper producer."""
+        self._producing = not streaming
+        super().registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        """Undo `registerProducer`, and do what waited for it."""
+        self._producing = False
+        super().unregisterProducer()
+        waiting, self._after_producer = self._after_producer, None
+        if waiting is not None:
+            waiting()
+
+    def pauseProducing(self) -> None:
+        """Stop reading, and hold back what is not yet decrypted."""
+        self._paused = True
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Read again; what was held back comes first, once this turn is over."""
+        if not self._paused:
+            return
+        self._paused = False
+        self._runtime.at_turn_end(self._deliver)
+        super().resumeProducing()
+
+    def stopProducing(self) -> None:
+        """Close: the upper side will not read any more."""
+        self.loseConnection()
+
+    # -- inside -----------------------------------------------------------------------
+
+    def _deliver(self) -> None:
+        """Pass up what the engine holds, until it is empty or the upper side pauses."""
+        if self._delivering or not self._up:
+            return
+        self._delivering = True
+        engine = self._engine
+        try:
+            while not (self._paused or self._ended or self._reads_closed):
+                data = engine.plaintext(BATCH)
+                if data:
+                    self.upper.dataReceived(data)
+                elif engine.peer_closed:
+                    self._peer_closed()
+                else:
+                    break
+            # Post-handshake messages may have been answered (a key update, say).
+            if not self._ended:
+                self._flush()
+        except RemoteProtocolError as error:
+            self._broken(error)
+        finally:
+            self._delivering = False
+
+    def _peer_closed(self) -> None:
+        self._reads_closed = True
+        if self._writes_closed:
+            self._ended = True
+            self._close()
+            # The upper protocol hears of both ends at once, in connectionLost.
+        elif IHalfCloseableProtocol.providedBy(self.upper):
+            self.upper.readConnectionLost()
+        else:
+            self.loseConnection()
+
+    def _complete(self) -> bool:
+        """Start the upper protocol; False when the peer was refused instead."""
+        if self._verify is not None:
+            try:
+                self._verify(self._engine)
+            except HandshakeError:
+                self._notify_close()
+                self._fail(Failure())
+                return False
+        self._cancel_timer()
+        self._up = True
+        self.start_upper()
+        self._report(None)
+        return not self._ended
+
+    def _report(self, failure: Failure | None) -> None:
+        outcome, self._outcome = self._outcome, None
+        if outcome is not None:
+            outcome(failure)
+
+    def _give_away(self, data: bytes) -> None:
+        """Leave the connection, which is not TLS, to the policy for such visitors."""
+        policy, self._not_tls = self._not_tls, None
+        if policy is None:
+            return
+        self._ended = self._lost = True
+        self._cancel_timer()
+        policy(self.transport, data)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        log.debug("a TLS handshake took too long")
+        self._fail(
+            Failure(
+                HandshakeError(
+                    "the TLS handshake timed out; the path may be blocked, or nothing at the "
+                    "other end speaks TLS"
+                )
+            )
+        )
+
+    def _broken(self, error: RemoteProtocolError) -> None:
+        """The peer broke TLS: send the alert, if the engine has one, and close."""
+        log.debug("TLS failed: {reason}", reason=str(error))
+        alert = self._engine.outgoing()
+        if alert:
+            self.transport.write(alert)
+        if self._up:
+            self._fail(Failure(ConnectionLost("TLS was broken")))
+            return
+        failure = Failure(error)
+        if not alert and self._not_tls is not None and self._received > READ_AHEAD:
+            self._failure = failure
+            self._ended = True
+            self._cancel_timer()
+            self.transport.abortConnection()
+            self._report(failure)
+        else:
+            self._fail(failure)
+
+    def _fail(self, failure: Failure) -> None:
+        """Close the transport in good manners, but for good, whatever the peer does."""
+        if self._ended:
+            return
+        self._failure = failure
+        self._ended = True
+        self._cancel_timer()
+        self._timer = self._runtime.call_later(FAILED_LINGER, self._cut_off)
+        self._close()
+        if not self._up:
+            self._report(failure)
+
+    def _cut_off(self) -> None:
+        self._timer = None
+        self.transport.abortConnection()
+
+    def _notify_close(self) -> None:
+        if self._writes_closed:
+            return
+        self._writes_closed = True
+        if self._engine.handshake_done:
+            self._engine.close()
+            self._flush()
+
+    def _close(self) -> None:
+        discard_unread(self.transport)
+        self.transport.loseConnection()
+
+    def _flush(self) -> None:
+        data = self._engine.outgoing()
+        if data:
+            self.transport.write(data)
+
+    def _cancel_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+
+def _looks_like_tls(data: bytes) -> bool:
+    """Tell as nginx does (ngx_http_request.c, ngx_http_ssl_handshake): by the first byte."""
+    return data[0] == _HANDSHAKE_RECORD or data[0] & _SSL2_BIT != 0

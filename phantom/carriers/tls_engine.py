@@ -1,0 +1,62 @@
+"""What a TLS engine is: TLS as bytes in and bytes out, without a socket.
+
+`phantom.carriers.tls_openssl` and `phantom.carriers.tls_utls` provide one each.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class TLSEngine(Protocol):
+    """One side of one TLS connection.
+
+    Every method that takes or decrypts received bytes raises
+    `phantom.errors.RemoteProtocolError` when the peer broke TLS or sent a fatal alert; the
+    engine is then dead, except that `outgoing` still returns the alert to be sent.
+
+    Attributes:
+        handshake_done: The handshake is complete: `plaintext`, `send` and `close` may be
+            called.
+        peer_closed: The peer's close_notify was read, after all its plaintext.
+    """
+
+    handshake_done: bool
+    peer_closed: bool
+
+    def start(self) -> None:
+        """Begin; a client's hello is in `outgoing` afterwards."""
+        ...
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the network and go on with the handshake, if it still runs."""
+        ...
+
+    def plaintext(self, limit: int) -> bytes:
+        """Return up to about `limit` decrypted bytes (one TLS record more at most).
+
+        Returns:
+            ``b""`` when nothing is left to decrypt or the peer has closed.
+        """
+        ...
+
+    def send(self, data: bytes) -> None:
+        """Encrypt all of `data` into `outgoing`; no limit, no copy kept."""
+        ...
+
+    def close(self) -> None:
+        """Put a close_notify into `outgoing`: no more `send`; receiving goes on."""
+        ...
+
+    def outgoing(self) -> bytes:
+        """Return, and forget, every byte that is to go to the network."""
+        ...
+
+    @property
+    def alpn(self) -> str | None:
+        """The application protocol agreed on (RFC 7301), or None."""
+        ...
+
+    def peer_chain(self) -> list[bytes]:
+        """Return the certificates the peer sent, in DER, its own first; unverified."""
+        ...

@@ -1,0 +1,284 @@
+"""TLS by OpenSSL (through pyOpenSSL), for servers and as the client's fallback.
+
+The server context is set up so that its records are those of nginx: a raw context without
+OP_NO_TICKET (two tickets after the handshake), a session id context of 20 bytes (which sizes
+the tickets), an answer to the server name (which sizes EncryptedExtensions), OpenSSL's own
+choice of groups, and nginx's default cipher list.  Twisted's ready-made context differs in
+each of these and is recognised by them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL
+
+from phantom.errors import ConfigurationError, RemoteProtocolError
+
+#: What nginx agrees to by default, in its order of preference (ngx_http.h, HTTP ALPN list).
+SERVER_ALPN = (b"http/1.1", b"http/1.0", b"http/0.9")
+
+#: nginx's default ``ssl_ciphers``; it orders nothing in TLS 1.3.
+_SERVER_CIPHERS = b"HIGH:!aNULL:!MD5"
+
+#: nginx's default ``ssl_session_timeout`` in seconds; it is sent in every ticket.
+_SESSION_TIMEOUT = 300
+
+#: One TLS record's plaintext (RFC 8446, section 5.1); SSL_read never returns more.
+_RECORD = 16384
+
+#: What a BIO_read asks for beyond what `send` is known to have put there: a handshake
+#: flight with an ordinary chain.  pyOpenSSL allocates what is asked for, so asking for the
+#: most that could be would cost page faults on every call.
+_FLIGHT = 4096
+
+#: What a record adds to its plaintext: header, content type and tag (RFC 8446, section 5.2),
+#: or header, explicit nonce and tag (RFC 5288, section 3).
+_RECORD_OVERHEAD = 5 + 8 + 16
+
+#: OpenSSL's number (openssl/ssl.h); pyOpenSSL does not name it.
+_MODE_ENABLE_PARTIAL_WRITE = 0x1
+
+
+def _reason(error: SSL.Error) -> str:
+    """Return OpenSSL's own words for `error`; they are fixed texts, never peer bytes."""
+    queue = error.args[0] if error.args else None
+    if isinstance(queue, list) and queue:
+        return str(queue[0][-1]) or "unknown"
+    if isinstance(error, SSL.SysCallError):
+        return "unexpected end"
+    return "unknown"
+
+
+class OpenSSLEngine:
+    """A `phantom.carriers.tls_engine.TLSEngine` on a pair of memory BIOs.
+
+    Args:
+        context: Where certificates and options come from.
+        server_name: The name to ask for, as a client; None to ask for none.
+        server: Which side to take.
+    """
+
+    __slots__ = ("_connection", "_waiting", "handshake_done", "peer_closed")
+
+    def __init__(
+        self, context: SSL.Context, *, server: bool, server_name: str | None = None
+    ) -> None:
+        self._connection = SSL.Connection(context, None)
+        self._waiting = 0  # bytes that `send` has put into the BIO, at most
+        self.handshake_done = False
+        self.peer_closed = False
+        if server:
+            self._connection.set_accept_state()
+        else:
+            if server_name is not None:
+                self._connection.set_tlsext_host_name(server_name.encode("ascii"))
+            self._connection.set_connect_state()
+
+    def start(self) -> None:
+        """See `TLSEngine.start`."""
+        self._handshake()
+
+    def receive(self, data: bytes) -> None:
+        """See `TLSEngine.receive`."""
+        self._connection.bio_write(data)
+        if not self.handshake_done:
+            self._handshake()
+
+    def _handshake(self) -> None:
+        try:
+            self._connection.do_handshake()
+        except SSL.WantReadError:
+            return
+        except SSL.Error as error:
+            raise RemoteProtocolError(_reason(error)) from None
+        self.handshake_done = True
+
+    def plaintext(self, limit: int) -> bytes:
+        """See `TLSEngine.plaintext`."""
+        recv = self._connection.recv
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            while size < limit:
+                piece = recv(_RECORD)
+                pieces.append(piece)
+                size += len(piece)
+        except SSL.WantReadError:
+            pass
+        except SSL.ZeroReturnError:
+            self.peer_closed = True
+        except SSL.Error as error:
+            if not pieces:
+                raise RemoteProtocolError(_reason(error)) from None
+            # What was decrypted before the bad record is good; the engine raises again.
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def send(self, data: bytes) -> None:
+        """See `TLSEngine.send`."""
+        try:
+            # One call: `_common_options` asks for whole writes, and a memory BIO takes all.
+            sent = self._connection.send(data)
+            while sent < len(data):
+                sent += self._connection.send(data[sent:])
+        except SSL.Error as error:
+            raise RemoteProtocolError(_reason(error)) from None
+        size = len(data)
+        self._waiting += size + (size // _RECORD + 1) * _RECORD_OVERHEAD
+
+    def close(self) -> None:
+        """See `TLSEngine.close`."""
+        try:
+            self._connection.shutdown()
+        except SSL.Error:
+            # The engine is dead already: there is no one to notify.
+            return
+
+    def outgoing(self) -> bytes:
+        """See `TLSEngine.outgoing`."""
+        read = self._connection.bio_read
+        pieces: list[bytes] = []
+        room = self._waiting + _FLIGHT
+        self._waiting = 0
+        try:
+            while True:
+                piece = read(room)
+                pieces.append(piece)
+                if len(piece) < room:
+                    break
+        except SSL.WantReadError:
+            pass
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    @property
+    def alpn(self) -> str | None:
+        """See `TLSEngine.alpn`."""
+        chosen: bytes = self._connection.get_alpn_proto_negotiated()
+        return chosen.decode("ascii", "replace") if chosen else None
+
+    def peer_chain(self) -> list[bytes]:
+        """See `TLSEngine.peer_chain`."""
+        chain = self._connection.get_peer_cert_chain(as_cryptography=True) or []
+        return [certificate.public_bytes(Encoding.DER) for certificate in chain]
+
+
+def _common_options(context: SSL.Context) -> None:
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    # pyOpenSSL turns partial writes on, which would stop after each record of 16 KB.
+    context.clear_mode(_MODE_ENABLE_PARTIAL_WRITE)
+
+
+class _NoCommonProtocol(Exception):  # noqa: N818  (never seen outside the callback)
+    """Raised inside the ALPN callback; pyOpenSSL turns any exception into a fatal alert."""
+
+
+def _choose_alpn(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
+    for protocol in SERVER_ALPN:
+        if protocol in offered:
+            return protocol
+    # nginx since 1.21.4 ends such a handshake with no_application_protocol.
+    raise _NoCommonProtocol
+
+
+def server_context(cert_path: str, key_path: str) -> SSL.Context:
+    """Return a context that looks like nginx with this certificate.
+
+    Raises:
+        ConfigurationError: A file cannot be read, is no certificate or key, or the two do
+            not belong together.
+    """
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    _common_options(context)
+    context.set_cipher_list(_SERVER_CIPHERS)
+    context.set_timeout(_SESSION_TIMEOUT)
+    for path, load, key in (
+        (cert_path, context.use_certificate_chain_file, "tls_cert"),
+        (key_path, context.use_privatekey_file, "tls_key"),
+    ):
+        try:
+            with open(path, "rb") as file:
+                file.read(1)
+            load(path)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot be read: {error.strerror}", file=path, key=key
+            ) from None
+        except SSL.Error as error:
+            raise ConfigurationError(
+                f"is not usable PEM: {_reason(error)}", file=path, key=key
+            ) from None
+    try:
+        context.check_privatekey()
+    except SSL.Error:
+        raise ConfigurationError(
+            "the key does not belong to the certificate", file=key_path, key="tls_key"
+        ) from None
+    # nginx: SHA-1 over the certificates; only the length, 20 bytes, shows on the wire.
+    context.set_session_id(hashlib.sha1(cert_path.encode(), usedforsecurity=False).digest())
+    # Answering the server name, whatever it is, is what nginx's default server does.
+    context.set_tlsext_servername_callback(lambda _connection: None)
+    context.set_alpn_select_callback(_choose_alpn)
+    return context
+
+
+class ServerCertificates:
+    """The server's certificate and key, replaceable while the server runs.
+
+    Args:
+        cert_path: A PEM file with the certificate and those that signed it, in order.
+        key_path: A PEM file with the private key.
+
+    Raises:
+        ConfigurationError: They cannot be used (see `server_context`).
+    """
+
+    def __init__(self, cert_path: str, key_path: str) -> None:
+        self.cert_path = cert_path
+        self.key_path = key_path
+        self._context = server_context(cert_path, key_path)
+
+    def reload(self) -> None:
+        """Read the files again; connections made from now on get what they hold.
+
+        Raises:
+            ConfigurationError: They cannot be used; the ones in force stay.
+        """
+        try:
+            self._context = server_context(self.cert_path, self.key_path)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"{error.problem}; the certificate in use is kept",
+                file=error.file,
+                key=error.key,
+            ) from None
+
+    def engine(self) -> OpenSSLEngine:
+        """Return the server's side of a new connection."""
+        return OpenSSLEngine(self._context, server=True)
+
+
+class OpenSSLClientEngines:
+    """Makes client engines; their hello is OpenSSL's own, not a browser's.
+
+    Args:
+        server_name: The name to ask for, or None.
+        alpn: The protocols to offer, best first.
+    """
+
+    def __init__(self, server_name: str | None, alpn: tuple[str, ...]) -> None:
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        _common_options(context)
+        # `phantom.carriers.verify` judges the certificate, for both engines alike.
+        context.set_verify(SSL.VERIFY_NONE)
+        if alpn:
+            context.set_alpn_protos([protocol.encode("ascii") for protocol in alpn])
+        self._context: Any = context
+        self._server_name = server_name
+
+    def engine(self) -> OpenSSLEngine:
+        """Return the client's side of a new connection."""
+        return OpenSSLEngine(self._context, server=False, server_name=self._server_name)

@@ -1,0 +1,179 @@
+"""TLS as a browser speaks it, by the optional package `utls` (BoringSSL).
+
+The hello is that of Chrome opening a new WebSocket connection.  That differs from a page
+load in two fields, both confirmed against captures of Chromium 156: ALPN offers http/1.1
+alone, and there is no application_settings extension.  The package's profile also shuffles
+the trust anchor identifiers, which Chromium sends sorted by their bytes.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+from phantom.errors import ConfigurationError, RemoteProtocolError
+
+try:
+    import utls
+except ImportError:  # the extra "utls" is not installed
+    utls = None
+
+#: Whether the browser engine can be had.
+AVAILABLE = utls is not None
+
+#: One TLS record's plaintext (RFC 8446, section 5.1); a read never returns more.
+_RECORD = 16384
+
+
+def _sorted_anchors(blob: bytes) -> bytes:
+    """Sort identifiers, each one preceded by its length in one byte, by their own bytes."""
+    identifiers: list[bytes] = []
+    offset = 0
+    while offset < len(blob):
+        end = offset + 1 + blob[offset]
+        identifiers.append(blob[offset:end])
+        offset = end
+    return b"".join(sorted(identifiers, key=lambda identifier: identifier[1:]))
+
+
+def browser_fingerprint(profile: str, alpn: tuple[str, ...]) -> Any:
+    """Return the `utls.Fingerprint` of `profile` opening a connection for `alpn`.
+
+    Args:
+        profile: ``"chrome"`` for the newest stable one, or a preset's full name
+            (``"chrome:152"``).
+        alpn: What to offer; without "h2" the hello is that of a WebSocket connection.
+
+    Raises:
+        ConfigurationError: There is no such profile.
+    """
+    name = profile if ":" in profile else f"{profile}:stable"
+    if name not in utls.presets():
+        known = ", ".join(sorted({"chrome", *utls.presets()}))
+        raise ConfigurationError(
+            f"there is no profile {profile!r}", key="tls_profile", fix=f"one of {known}"
+        )
+    fields = utls.get_preset(name).to_dict()
+    if fields.get("trust_anchors"):
+        fields["trust_anchors"] = _sorted_anchors(fields["trust_anchors"])
+        fields["permute_trust_anchors"] = False
+    fields["alpn"] = list(alpn)
+    if "h2" not in alpn:
+        fields["alps"] = []
+    return utls.Fingerprint.from_dict(fields)
+
+
+class UTLSEngine:
+    """A client `phantom.carriers.tls_engine.TLSEngine`; see `UTLSClientEngines`."""
+
+    __slots__ = ("_incoming", "_outgoing", "_tls", "handshake_done", "peer_closed")
+
+    def __init__(self, context: Any, server_name: str | None) -> None:
+        self._incoming = utls.MemoryBIO()
+        self._outgoing = utls.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
+        self.handshake_done = False
+        self.peer_closed = False
+
+    def start(self) -> None:
+        """See `TLSEngine.start`."""
+        self._handshake()
+
+    def receive(self, data: bytes) -> None:
+        """See `TLSEngine.receive`."""
+        self._incoming.write(data)
+        if not self.handshake_done:
+            self._handshake()
+
+    def _handshake(self) -> None:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return
+        except ssl.SSLError as error:
+            raise RemoteProtocolError(_reason(error)) from None
+        self.handshake_done = True
+
+    def plaintext(self, limit: int) -> bytes:
+        """See `TLSEngine.plaintext`."""
+        read = self._tls.read
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            while size < limit:
+                piece = read(_RECORD)
+                if not piece:
+                    self.peer_closed = True
+                    break
+                pieces.append(piece)
+                size += len(piece)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            if not pieces:
+                raise RemoteProtocolError(_reason(error)) from None
+            # What was decrypted before the bad record is good; the engine raises again.
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def send(self, data: bytes) -> None:
+        """See `TLSEngine.send`."""
+        try:
+            sent = self._tls.write(data)  # all of it: a memory BIO takes everything
+            while sent < len(data):
+                sent += self._tls.write(data[sent:])
+        except ssl.SSLError as error:
+            raise RemoteProtocolError(_reason(error)) from None
+
+    def close(self) -> None:
+        """See `TLSEngine.close`."""
+        try:
+            self._tls.unwrap()
+        except ssl.SSLError:
+            # The engine is dead already, or waits for the peer's close_notify: ours is out.
+            return
+
+    def outgoing(self) -> bytes:
+        """See `TLSEngine.outgoing`."""
+        return bytes(self._outgoing.read())
+
+    @property
+    def alpn(self) -> str | None:
+        """See `TLSEngine.alpn`."""
+        chosen: str | None = self._tls.selected_alpn_protocol()
+        return chosen
+
+    def peer_chain(self) -> list[bytes]:
+        """See `TLSEngine.peer_chain`."""
+        encoding = utls.Certificate.ENCODING_DER
+        return [entry.public_bytes(encoding) for entry in self._tls.get_unverified_chain()]
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """Return the engine's own words for `error`; they are fixed texts, never peer bytes."""
+    return str(error.args[-1]) if error.args else "unknown"
+
+
+class UTLSClientEngines:
+    """Makes client engines whose hello is a browser's.
+
+    Args:
+        server_name: The name to ask for, or None.
+        alpn: The protocols to offer, best first.
+        profile: See `browser_fingerprint`.
+
+    Raises:
+        ConfigurationError: There is no such profile.
+    """
+
+    def __init__(self, server_name: str | None, alpn: tuple[str, ...], profile: str) -> None:
+        context = utls.SSLContext(utls.PROTOCOL_TLS_CLIENT)
+        # `phantom.carriers.verify` judges the certificate, for both engines alike.
+        context.check_hostname = False
+        context.verify_mode = utls.CERT_NONE
+        context.set_fingerprint(browser_fingerprint(profile, alpn))
+        self._context = context
+        self._server_name = server_name
+
+    def engine(self) -> UTLSEngine:
+        """Return the client's side of a new connection."""
+        return UTLSEngine(self._context, self._server_name)
