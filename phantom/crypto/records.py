@@ -35,7 +35,10 @@ REKEY_INTERVAL = 1 << 16
 LAST_NONCE = (1 << 64) - 1
 
 _LENGTH = struct.Struct(">H")
-_AEADS = {Cipher.AESGCM: AESGCM, Cipher.CHACHAPOLY: ChaCha20Poly1305}
+_AEADS: dict[Cipher, type[AESGCM] | type[ChaCha20Poly1305]] = {
+    Cipher.AESGCM: AESGCM,
+    Cipher.CHACHAPOLY: ChaCha20Poly1305,
+}
 # "4x" packs four zero bytes.
 _NONCES = {Cipher.AESGCM: struct.Struct(">4xQ"), Cipher.CHACHAPOLY: struct.Struct("<4xQ")}
 
@@ -45,8 +48,7 @@ Buffer = bytes | bytearray | memoryview
 class _Direction:
     """The two keys and the counter of one direction."""
 
-    __slots__ = ("_aead", "_body", "_body_key", "_counter", "_length", "_length_key", "_pack")
-    __slots__ += ("_rekey_at",)
+    __slots__ = ("_aead", "_body", "_counter", "_length", "_pack", "_rekey_at")
 
     def __init__(self, key: bytes, cipher: Cipher) -> None:
         self._aead = _AEADS[cipher]
@@ -56,8 +58,6 @@ class _Direction:
         self._use(derive(key, LENGTH_LABEL), derive(key, BODY_LABEL))
 
     def _use(self, length_key: bytes, body_key: bytes) -> None:
-        self._length_key = length_key
-        self._body_key = body_key
         self._length = self._aead(length_key)
         self._body = self._aead(body_key)
 
