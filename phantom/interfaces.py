@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol
 
 from phantom.address import Destination
 
@@ -18,7 +17,7 @@ from phantom.address import Destination
 class Outbound(Protocol):
     """Turns a destination into a transport."""
 
-    def connect(self, destination: Destination, protocol: IProtocol) -> Deferred[Any]:
+    def connect(self, destination: Destination, protocol: Any) -> Deferred[Any]:
         """Connect `protocol` to `destination`.
 
         On success ``protocol.makeConnection(transport)`` has been called, with a transport
@@ -27,6 +26,10 @@ class Outbound(Protocol):
         byte reaches the protocol before the Deferred's callbacks have run.
 
         Cancelling gives the attempt up and frees what it holds.
+
+        Args:
+            destination: Where to.
+            protocol: An `IProtocol`, for whom an IHalfCloseableProtocol is as good.
 
         Returns:
             A Deferred of the transport.  It fails with `phantom.errors.RelayError` and

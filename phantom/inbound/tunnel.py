@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Protocol
 
 import attrs
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
@@ -32,7 +34,7 @@ class ReplayCheck(Protocol):
     """The replay filter, as the gate asks it."""
 
     def check_and_insert(
-        self, client_public: bytes, ephemeral: bytes, timestamp: int, now: float
+        self, client_public: bytes, ephemeral: bytes, timestamp: float, now: float
     ) -> ReplayVerdict:
         """Say whether a first message is fresh, and remember it."""
         ...
@@ -61,8 +63,11 @@ class Gate:
         if client_key not in self.allowed:
             self.meters.count("handshake.unknown_key")
             return False
+        if payload.timestamp is None:
+            self.meters.count("handshake.no_timestamp")
+            return False
         verdict = self.replay.check_and_insert(
-            client_key, e, payload.timestamp, self.runtime.wall_time()
+            client_key, e, payload.timestamp / 1000, self.runtime.wall_time()
         )
         self.meters.count(f"handshake.{verdict.name.lower()}")
         if verdict is not ReplayVerdict.FRESH:
@@ -103,7 +108,7 @@ class TunnelFactory(Factory):
         drain: StrangerPolicy,
         handshake_timeout: float,
         keepalive: float,
-        admission: Admission[NoiseResponder],
+        admission: Admission,
         meters: Meters,
     ) -> None:
         self._runtime = runtime
@@ -119,7 +124,7 @@ class TunnelFactory(Factory):
         self._admission = admission
         self._meters = meters
 
-    def buildProtocol(self, addr: IAddress | None) -> NoiseResponder:
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         """Return the layers for one visitor."""
         frames = FrameProtocol(self._runtime, self._registry.receive(), self._keepalive)
         visitor = NoiseResponder(
@@ -134,9 +139,8 @@ class TunnelFactory(Factory):
             timeout=self._handshake_timeout,
             on_settled=self._settled,
         )
-        host = str(getattr(addr, "host", ""))
-        evicted = self._admission.admit(visitor, host)
-        if evicted is not None:
+        evicted = self._admission.admit(visitor, _ip_address(addr))
+        if isinstance(evicted, NoiseResponder):
             self._meters.count("visitor.evicted")
             evicted.evict()
         return visitor
@@ -144,6 +148,13 @@ class TunnelFactory(Factory):
     def _settled(self, visitor: NoiseResponder) -> None:
         self._admission.release(visitor)
         self._meters.count("visitor.link" if visitor.peer_key else "visitor.stranger")
+
+
+def _ip_address(addr: Any) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(addr.host)
+    except (AttributeError, ValueError):
+        return None  # a local socket, or a test's transport
 
 
 def stream_acceptor(outbound_for: Callable[[bytes], Outbound]) -> Callable[[bytes], Acceptor]:
@@ -168,7 +179,7 @@ def stream_acceptor(outbound_for: Callable[[bytes], Outbound]) -> Callable[[byte
 
             def failed(failure: Failure) -> None:
                 stream.on_outcome = None
-                failure.trap(RelayError)
+                failure.trap(RelayError, CancelledError)
                 stream.refuse(getattr(failure.value, "outcome", Outcome.FAILED))
 
             dial.addCallbacks(connected, failed)

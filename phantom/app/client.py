@@ -1,0 +1,219 @@
+"""The client as a service: proxies in front, the tunnel behind."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from phantom.app.listening import ListeningService, bind
+from phantom.app.options import PluginOptions, apply_log_level, configured
+from phantom.carriers.registry import client_endpoint
+from phantom.carriers.tls_client import TLSClientSettings
+from phantom.config.load import load_client
+from phantom.config.schema import ClientConfig
+from phantom.config.values import ListenAddress
+from phantom.core.handshake import Cipher, Mode
+from phantom.inbound.http import HttpProxyFactory
+from phantom.inbound.shared import SharedPortFactory
+from phantom.inbound.socks5 import Socks5Factory
+from phantom.outbound.tunnel import TunnelOutbound
+from phantom.runtime import Runtime, system_runtime
+from phantom.telemetry import Meters, make_logger
+from phantom.tunnel.dialer import Dialer, DialerSettings
+from phantom.tunnel.mux import MuxLimits
+from phantom.tunnel.noise import InitiatorSettings
+
+log = make_logger()
+
+
+class Options(PluginOptions):
+    """Options of ``twistd phantom-client``."""
+
+    synopsis = "[--config FILE] [--log-level LEVEL]"
+    longdesc = (
+        "Offer a SOCKS5 and an HTTP proxy on this machine; what applications send there "
+        "leaves at the phantom server. Without --config the file is looked for where the "
+        "platform keeps configuration, for example ~/.config/phantom/client.toml."
+    )
+
+
+def makeService(options: Any) -> Service:
+    """Return the client's service; called by twistd."""
+    from twisted.internet import reactor
+
+    def make() -> Service:
+        file = load_client(options["config"])
+        apply_log_level(options, file.logging)
+        return ClientService(system_runtime(reactor), file.client)
+
+    return configured(make)
+
+
+def choose_cipher(setting: str) -> Cipher:
+    """Return the cipher for ``cipher = auto|aesgcm|chachapoly``.
+
+    ``auto`` takes AES-GCM where the processor has instructions for it, as it is five times
+    cheaper a byte there, and ChaCha20-Poly1305 elsewhere, where it is the faster.
+    """
+    if setting == "aesgcm":
+        return Cipher.AESGCM
+    if setting == "chachapoly":
+        return Cipher.CHACHAPOLY
+    return Cipher.AESGCM if has_aes_instructions() else Cipher.CHACHAPOLY
+
+
+def has_aes_instructions() -> bool:
+    """Tell whether the processor speeds AES up; True where the system does not say."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpuinfo:
+            text = cpuinfo.read(65536)
+    except OSError:
+        return True  # macOS and Windows run on processors that all have them
+    # x86 lists "flags", ARM "Features"; both call it "aes".
+    return any(
+        " aes" in line for line in text.splitlines() if line.startswith(("flags", "Features"))
+    )
+
+
+class ClientService(MultiService):
+    """Everything of a client.  Its ports are bound when it is made.
+
+    Args:
+        runtime: The outside world.
+        config: The settings.
+
+    Attributes:
+        dialer: Keeps the link.
+        socks5_address: Where the SOCKS5 proxy listens, None without.
+        http_address: Where the HTTP proxy listens, None without.
+        meters: What was counted.
+
+    Raises:
+        ConfigurationError: A port cannot be bound.
+    """
+
+    def __init__(self, runtime: Runtime, config: ClientConfig) -> None:
+        super().__init__()
+        self.meters = Meters()
+        self.cipher = choose_cipher(config.cipher)
+        self._config = config
+        self.dialer = Dialer(
+            runtime, _endpoint(runtime, config), self._dialer_settings(), self.meters
+        )
+        outbound = TunnelOutbound(
+            runtime, self.dialer, early_reply=config.early_reply, link_wait=config.link_wait
+        )
+        self.socks5_address: tuple[Any, ...] | None = None
+        self.http_address: tuple[Any, ...] | None = None
+        self._listen(runtime, outbound)
+
+    def _dialer_settings(self) -> DialerSettings:
+        config = self._config
+        return DialerSettings(
+            initiator=InitiatorSettings(
+                private_key=config.private_key.raw,
+                server_key=config.server_public_key.raw,
+                cipher=self.cipher,
+                mode=Mode.BARE if config.tls_sni is None else Mode.TLS_HTTP1,
+                host=config.tls_sni or "",
+                prefix=config.tcp_prefix,
+                timeout=config.handshake_timeout,
+            ),
+            limits=MuxLimits(
+                max_streams=config.max_streams,
+                session_memory=config.session_memory,
+                window=config.window,
+            ),
+            keepalive=config.keepalive,
+            drain_timeout=config.drain_timeout,
+        )
+
+    def _listen(self, runtime: Runtime, outbound: TunnelOutbound) -> None:
+        config = self._config
+        credentials: Mapping[str, str] | None = {
+            name: password.reveal() for name, password in config.proxy_users.items()
+        } or None
+        sockets: list[socket.socket] = []
+
+        def listener(address: ListenAddress, key: str) -> socket.socket:
+            sockets.append(bind(address, key))
+            return sockets[-1]
+
+        try:
+            socks5 = http = None
+            if config.socks5_listen is not None:
+                socks5 = listener(config.socks5_listen, "client.socks5_listen")
+                self.socks5_address = socks5.getsockname()
+            shared = config.http_listen is not None and config.http_listen == config.socks5_listen
+            if config.http_listen is not None:
+                http = socks5 if shared else listener(config.http_listen, "client.http_listen")
+            if http is not None:
+                self.http_address = http.getsockname()
+        except BaseException:
+            for bound in sockets:
+                bound.close()
+            raise
+        socks_factory = Socks5Factory(
+            runtime, outbound, credentials, greeting_timeout=config.greeting_timeout
+        )
+        http_factory = HttpProxyFactory(
+            runtime,
+            outbound,
+            credentials,
+            greeting_timeout=config.greeting_timeout,
+            socks_address=_text(self.socks5_address),
+        )
+        if socks5 is not None and shared:
+            factory = SharedPortFactory(
+                socks_factory, http_factory, runtime, greeting_timeout=config.greeting_timeout
+            )
+            ListeningService(runtime, socks5, factory).setServiceParent(self)
+            return
+        if socks5 is not None:
+            ListeningService(runtime, socks5, socks_factory).setServiceParent(self)
+        if http is not None:
+            ListeningService(runtime, http, http_factory).setServiceParent(self)
+
+    def startService(self) -> None:
+        """Open the proxies and dial."""
+        super().startService()
+        self.dialer.start()
+        log.info(
+            "SOCKS5 proxy on {socks5}, HTTP proxy on {http}",
+            socks5=_text(self.socks5_address) or "no port",
+            http=_text(self.http_address) or "no port",
+        )
+
+    async def _stop(self) -> None:
+        # Accept no more first, so that nothing new arrives while the streams drain.
+        await super().stopService()
+        await self.dialer.stop()
+
+    def stopService(self) -> Deferred[None]:
+        """Close the proxies, let streams finish for a moment, close the link."""
+        return Deferred.fromCoroutine(self._stop())
+
+
+def _endpoint(runtime: Runtime, config: ClientConfig) -> Callable[[], IStreamClientEndpoint]:
+    tls = None
+    if config.tls_sni is not None:
+        tls = TLSClientSettings(
+            sni=config.tls_sni,
+            profile=config.tls_profile,
+            ca_file=str(config.tls_ca) if config.tls_ca is not None else None,
+            pin=config.tls_pin.digest if config.tls_pin is not None else None,
+        )
+    host, port = str(config.server.host), config.server.port
+    return lambda: client_endpoint(runtime, host, port, tls)
+
+
+def _text(address: tuple[Any, ...] | None) -> str | None:
+    if address is None:
+        return None
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

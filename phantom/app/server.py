@@ -1,0 +1,230 @@
+"""The server as a service: links in, connections to destinations out."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred
+
+from phantom.app.listening import ListeningService, bind
+from phantom.app.options import PluginOptions, apply_log_level, configured
+from phantom.app.strangers import stranger_policy
+from phantom.carriers.drain import SilentDrain
+from phantom.carriers.proxy_protocol import ProxyProtocolFactory
+from phantom.carriers.tls_openssl import ServerCertificates
+from phantom.carriers.tls_server import TLSServerFactory
+from phantom.config.load import load_server
+from phantom.config.schema import ServerConfig, ServerFile
+from phantom.core.admission import PREFIX_SHARE, Admission, place_limits
+from phantom.core.egress import EgressPolicy
+from phantom.core.handshake import Mode
+from phantom.core.limits import Limits
+from phantom.errors import ConfigurationError
+from phantom.inbound.tunnel import Gate, TunnelFactory, stream_acceptor
+from phantom.outbound.direct import DirectOutbound
+from phantom.outbound.own_addresses import own_addresses
+from phantom.runtime import Runtime, system_runtime
+from phantom.telemetry import Meters, make_logger
+from phantom.tunnel.mux import MuxLimits
+from phantom.tunnel.registry import SessionRegistry
+from phantom.tunnel.replay_file import ReplayFile, boot_epoch
+
+log = make_logger()
+
+
+class Options(PluginOptions):
+    """Options of ``twistd phantom-server``."""
+
+    synopsis = "--config FILE [--log-level LEVEL]"
+    longdesc = (
+        "Accept phantom clients and relay their connections. SIGHUP reloads the list of "
+        "clients, the egress rules and the TLS certificate without dropping a stream."
+    )
+
+
+def makeService(options: Any) -> Service:
+    """Return the server's service; called by twistd."""
+    from twisted.internet import reactor
+
+    def make() -> Service:
+        path = options["config"]
+        if path is None:
+            raise ConfigurationError(
+                "which configuration?",
+                key="--config",
+                fix="twistd phantom-server --config FILE; `phantom init server` writes one",
+            )
+        # Resolved now: twistd changes the directory when it daemonises.
+        path = str(Path(path).absolute())
+        file = load_server(path)
+        apply_log_level(options, file.logging)
+        return ServerService(system_runtime(reactor), file.server, lambda: load_server(path))
+
+    return configured(make)
+
+
+class ServerService(MultiService):
+    """Everything of a server.  Its ports are bound when it is made.
+
+    Args:
+        runtime: The outside world.
+        config: The settings.
+        reload: Reads the file again for `reload`; None without a file.
+
+    Attributes:
+        registry: The sessions.
+        addresses: Where it listens.
+        meters: What was counted.
+
+    Raises:
+        ConfigurationError: A port cannot be bound, or a file not be used.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        config: ServerConfig,
+        reload: Callable[[], ServerFile] | None = None,
+    ) -> None:
+        super().__init__()
+        self._runtime = runtime
+        self._config = config
+        self._reload = reload
+        self.meters = Meters()
+        self._certificates = (
+            ServerCertificates(str(config.tls_cert), str(config.tls_key))
+            if config.tls_cert is not None
+            else None
+        )
+        self._outbound = DirectOutbound(
+            runtime,
+            _policy(config),
+            connect_timeout=config.connect_timeout,
+            resolve_timeout=config.resolve_timeout,
+            connections=Limits(config.max_connections, config.max_connections_per_client),
+        )
+        self.registry = SessionRegistry(
+            runtime,
+            MuxLimits(
+                max_streams=config.max_streams,
+                session_memory=config.session_memory,
+                window=config.window,
+            ),
+            max_links=config.max_links_per_client,
+            acceptor=stream_acceptor(self._outbound.for_client),
+            attach_timeout=config.handshake_timeout,
+            meters=self.meters,
+        )
+        self._replay = _replay_file(runtime, config)
+        self._gate = Gate(_allowed(config), self._replay, runtime, self.meters)
+        factory = self._factory()
+        self.addresses: list[tuple[Any, ...]] = []
+        for address in config.listen:
+            listener = bind(address, "server.listen")
+            self.addresses.append(listener.getsockname())
+            ListeningService(runtime, listener, factory).setServiceParent(self)
+
+    def _factory(self) -> Any:
+        config = self._config
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        drain = SilentDrain(self._runtime, *place_limits(descriptors))
+        tls = self._certificates is not None
+        factory: Any = TunnelFactory(
+            self._runtime,
+            self.registry,
+            self._gate,
+            private_key=config.private_key.raw,
+            public_key=config.private_key.public().raw,
+            mode=Mode.TLS_HTTP1 if tls else Mode.BARE,
+            stranger=stranger_policy(self._runtime, config) if tls else drain,
+            drain=drain,
+            handshake_timeout=config.handshake_timeout,
+            keepalive=config.keepalive,
+            admission=Admission(
+                config.max_unauthenticated, max(1, config.max_unauthenticated // PREFIX_SHARE)
+            ),
+            meters=self.meters,
+        )
+        if self._certificates is not None:
+            factory = TLSServerFactory(self._runtime, self._certificates, factory)
+        if config.trusted_proxies:
+            factory = ProxyProtocolFactory(self._runtime, factory, config.trusted_proxies)
+        return factory
+
+    def startService(self) -> None:
+        """Accept links from now on, and reload on SIGHUP."""
+        super().startService()
+        if not self._config.allowed_clients:
+            log.warn("allowed_clients is empty: nobody can connect")
+        if self._reload is not None and hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, self._hangup)
+        log.info(
+            "listening on {addresses} for {count} clients",
+            addresses=", ".join(f"{a[0]}:{a[1]}" for a in self.addresses),
+            count=len(self._gate.allowed),
+        )
+
+    def _hangup(self, _signal: int, _frame: Any) -> None:
+        # A handler runs between any two instructions: it only schedules.
+        self._runtime.reactor.callFromThread(self.reload)
+
+    def reload(self) -> None:
+        """Read clients, egress rules and certificate again; live streams go on.
+
+        Everything is validated before anything is swapped.  A mistake is logged, and all
+        settings stay as they are.
+        """
+        if self._reload is None:
+            return
+        try:
+            config = self._reload().server
+        except ConfigurationError as error:
+            log.error("not reloaded, everything stays as it was: {error}", error=str(error))
+            return
+        policy = _policy(config)
+        allowed = _allowed(config)
+        if self._certificates is not None:
+            try:
+                self._certificates.reload()
+            except ConfigurationError as error:
+                log.error("{error}", error=str(error))
+        self._outbound.policy = policy
+        self._gate.allowed = allowed
+        self.registry.revoke(lambda key: key in allowed)
+        log.info("reloaded; {count} clients allowed", count=len(allowed))
+
+    async def _stop(self) -> None:
+        await super().stopService()
+        await self.registry.shut_down(self._config.drain_timeout)
+        self._replay.close()
+
+    def stopService(self) -> Deferred[None]:
+        """Accept no more, tell the clients, let streams finish, end the rest."""
+        return Deferred.fromCoroutine(self._stop())
+
+
+def _policy(config: ServerConfig) -> EgressPolicy:
+    return EgressPolicy(config.egress.allow, config.egress.deny, own_addresses())
+
+
+def _allowed(config: ServerConfig) -> frozenset[bytes]:
+    return frozenset(client.key.raw for client in config.allowed_clients)
+
+
+def _replay_file(runtime: Runtime, config: ServerConfig) -> ReplayFile:
+    try:
+        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot make the folder {config.state_dir}: {error.strerror}",
+            key="server.state_dir",
+            fix="make it, or name another; it must belong to the user the server runs as",
+        ) from None
+    return ReplayFile(
+        config.state_dir, runtime.entropy, runtime.wall_time(), epoch=boot_epoch()
+    )

@@ -1,0 +1,317 @@
+"""Streams over a session, in memory: what an application sees."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.pipes import drawn_split
+from support.tunnel import SOMEWHERE, Joined, Recorder
+from twisted.internet.error import ConnectionAborted
+
+from phantom.core.stream import State
+from phantom.errors import Outcome, RelayError, SessionError, StreamError
+from phantom.tunnel.mux import MuxLimits
+
+MIB = 1024 * 1024
+
+
+def test_a_stream_carries_bytes_both_ways() -> None:
+    joined = Joined(delay=0.01)
+    stream, protocol = joined.open()
+    joined.run()
+    assert joined.accepted[0][1] == SOMEWHERE
+    assert joined.outcomes == {1: Outcome.CONNECTED}
+    stream.write(b"question")
+    joined.server_protocols[1].transport.write(b"answer")
+    joined.run()
+    assert joined.server_protocols[1].data == b"question"
+    assert protocol.data == b"answer"
+
+
+@given(
+    cuts=st.lists(st.integers(1, 3000), max_size=40),
+    pieces=st.lists(st.integers(1, 70_000), min_size=1, max_size=8),
+)
+def test_every_chunking_below_gives_the_same_bytes(cuts: list[int], pieces: list[int]) -> None:
+    joined = Joined(split=drawn_split(cuts))
+    stream, _ = joined.open()
+    sent = b"".join(bytes([i % 251]) * n for i, n in enumerate(pieces))
+    position = 0
+    for n in pieces:
+        stream.write(sent[position : position + n])
+        position += n
+    stream.loseWriteConnection()
+    joined.run()
+    server = joined.server_protocols[1]
+    assert server.data == sent
+    assert server.read_ended == 1
+
+
+def test_a_half_close_lets_the_other_direction_go_on() -> None:
+    joined = Joined()
+    stream, protocol = joined.open()
+    joined.run()
+    stream.write(b"request")
+    stream.loseWriteConnection()
+    joined.run()
+    server = joined.server_protocols[1]
+    assert (server.data, server.read_ended, server.lost) == (b"request", 1, None)
+    assert protocol.write_ended == 1
+    server.transport.write(b"late answer")
+    server.transport.loseWriteConnection()
+    joined.run()
+    assert protocol.data == b"late answer"
+    assert protocol.clean and server.clean
+    assert not joined.mux.streams and not joined.server_mux.streams
+
+
+def test_a_reset_is_a_reset_and_drops_what_waits() -> None:
+    joined = Joined()
+    stream, protocol = joined.open()
+    joined.run()
+    stream.write(b"never sent")
+    stream.abortConnection()
+    joined.run()
+    server = joined.server_protocols[1]
+    assert server.lost is not None and server.lost.check(StreamError)
+    assert server.lost.value.outcome is Outcome.CANCELLED
+    assert protocol.lost is not None and protocol.lost.check(ConnectionAborted)
+
+
+def test_aborting_inside_a_call_is_told_after_it() -> None:
+    joined = Joined()
+    stream, protocol = joined.open()
+    joined.run()
+
+    def abort(_data: bytes) -> None:
+        stream.abortConnection()
+        assert protocol.lost is None
+
+    protocol.on_data = abort
+    joined.server_protocols[1].transport.write(b"x")
+    joined.run()
+    assert protocol.lost is not None
+
+
+def test_losing_the_connection_sends_everything_first() -> None:
+    joined = Joined()
+    stream, protocol = joined.open()
+    joined.run()
+    stream.write(b"a" * MIB)
+    stream.loseConnection()
+    joined.run()
+    server = joined.server_protocols[1]
+    assert len(server.data) == MIB
+    assert server.clean and protocol.clean
+
+
+def test_a_refusal_carries_its_reason() -> None:
+    joined = Joined(accept=False)
+    joined.open()
+    joined.run()
+    joined.accepted[0][0].refuse(Outcome.REFUSED)
+    joined.run()
+    assert joined.outcomes == {1: Outcome.REFUSED}
+    assert not joined.mux.streams and not joined.server_mux.streams
+
+
+def test_giving_up_before_the_reply_tells_the_other_side() -> None:
+    joined = Joined(accept=False)
+    stream, _ = joined.open()
+    joined.run()
+    told: list[Outcome] = []
+    joined.accepted[0][0].on_outcome = told.append
+    stream.on_outcome = None
+    stream.abortConnection()
+    joined.run()
+    assert told == [Outcome.CANCELLED]
+
+
+def test_data_before_the_reply_waits_for_the_protocol() -> None:
+    joined = Joined(accept=False)
+    stream, _protocol = joined.open(early=True)
+    stream.write(b"e" * 40_000)
+    stream.loseWriteConnection()
+    joined.run()
+    pending = joined.accepted[0][0]
+    assert pending.window.buffered == 16 * 1024
+    server = Recorder()
+    pending.accept(server)
+    joined.run()
+    assert server.data == b"e" * 40_000
+    assert server.read_ended == 1
+
+
+def test_a_failure_after_an_early_success_is_no_clean_end() -> None:
+    joined = Joined(accept=False)
+    _, protocol = joined.open(early=True)
+    joined.run()
+    joined.accepted[0][0].refuse(Outcome.TIMED_OUT)
+    joined.run()
+    assert protocol.lost is not None and not protocol.clean
+
+
+def test_a_stalled_reader_costs_its_window_and_delays_nobody() -> None:
+    limits = MuxLimits(window=256 * 1024)
+    joined = Joined(limits=limits)
+    stalled, stalled_protocol = joined.open()
+    quick, quick_protocol = joined.open()
+    joined.run()
+    stalled.pauseProducing()
+    server = joined.server_protocols
+    server[1].transport.write(b"s" * 4 * MIB)
+    server[3].transport.write(b"q" * 4 * MIB)
+    joined.run()
+    assert len(quick_protocol.data) == 4 * MIB
+    assert not stalled_protocol.data
+    assert stalled.window.buffered == 256 * 1024
+    stalled.resumeProducing()
+    joined.run()
+    assert len(stalled_protocol.data) == 4 * MIB
+    quick.abortConnection()
+
+
+def test_the_window_grows_for_a_reader_that_takes() -> None:
+    joined = Joined(capacity=16 * MIB)
+    stream, _protocol = joined.open()
+    joined.run()
+    first = stream.window.target
+    joined.server_protocols[1].transport.write(b"g" * 32 * MIB)
+    joined.run()
+    assert first == 256 * 1024
+    assert stream.window.target == 4 * MIB
+
+
+def test_many_stalled_readers_stay_within_the_session_memory() -> None:
+    limits = MuxLimits(max_streams=256, session_memory=8 * MIB)
+    joined = Joined(limits=limits)
+    streams = [joined.open()[0] for _ in range(256)]
+    joined.run()
+    for stream in streams:
+        stream.pauseProducing()
+    for protocol in joined.server_protocols.values():
+        protocol.transport.write(b"m" * MIB)
+    joined.run()
+    held = sum(s.window.buffered + s.window.outstanding for s in streams)
+    assert held <= 8 * MIB
+    assert min(s.window.buffered for s in streams) >= 16 * 1024
+
+
+def test_a_producer_is_paused_and_resumed() -> None:
+    class Producer:
+        def __init__(self) -> None:
+            self.calls: list[str] = []
+
+        def pauseProducing(self) -> None:
+            self.calls.append("pause")
+
+        def resumeProducing(self) -> None:
+            self.calls.append("resume")
+
+        def stopProducing(self) -> None:
+            self.calls.append("stop")
+
+    joined = Joined()
+    stream, _ = joined.open()
+    joined.run()
+    producer = Producer()
+    stream.registerProducer(producer, True)
+    stream.write(b"p" * 200_000)
+    assert producer.calls == ["pause"]
+    joined.run()
+    assert producer.calls == ["pause", "resume"]
+
+
+def test_a_keystroke_overtakes_a_bulk_transfer() -> None:
+    joined = Joined(capacity=65536, delay=0.001)
+    bulk, _ = joined.open()
+    key, _ = joined.open()
+    joined.run()
+    bulk.write(b"b" * 8 * MIB)
+    joined.run(0.002)
+    before = len(joined.server_protocols[1].data)
+    key.write(b"k")
+    while not joined.server_protocols[3].data:
+        joined.run(0.001)
+    # What was in flight and in the transport's buffer, and one record more.
+    assert len(joined.server_protocols[1].data) - before < 512 * 1024
+
+
+def test_streams_share_the_link_evenly() -> None:
+    joined = Joined(delay=0.001)
+    streams = [joined.open()[0] for _ in range(4)]
+    joined.run()
+    for stream in streams:
+        stream.write(b"f" * MIB)
+    joined.run(0.008)
+    counts = [len(p.data) for p in joined.server_protocols.values()]
+    assert min(counts) > 0
+    assert max(counts) - min(counts) <= 128 * 1024
+
+
+def test_the_limit_of_streams_is_told() -> None:
+    joined = Joined(limits=MuxLimits(max_streams=4), server_limits=MuxLimits(max_streams=2))
+    for _ in range(4):
+        joined.open()
+    joined.run()
+    assert list(joined.outcomes.values()) == [Outcome.CONNECTED] * 2 + [Outcome.LIMIT] * 2
+    joined.open()
+    joined.open()
+    with pytest.raises(RelayError) as caught:
+        joined.open()
+    assert caught.value.outcome is Outcome.LIMIT
+
+
+def test_thousands_of_streams_leave_nothing_behind() -> None:
+    joined = Joined(limits=MuxLimits(max_streams=8))
+    free = joined.mux._pool.free
+    for _ in range(3000):
+        stream, _protocol = joined.open()
+        stream.write(b"hello")
+        stream.loseWriteConnection()
+        joined.run(0.0)
+        last = joined.server_protocols.pop(stream.stream_id)
+        last.transport.write(b"bye")
+        last.transport.loseWriteConnection()
+        joined.run(0.0)
+    joined.run()
+    for mux in (joined.mux, joined.server_mux):
+        assert not mux.streams and not mux._undelivered and not len(mux._scheduler)
+        assert mux._pool.free == free
+    assert joined.session._log.size == 0 and joined.server_session._log.size == 0
+
+
+def test_an_exception_in_a_protocol_ends_its_stream_only() -> None:
+    joined = Joined()
+    stream, protocol = joined.open()
+    _other, other_protocol = joined.open()
+    joined.run()
+
+    def explode(_data: bytes) -> None:
+        raise RuntimeError("bug")
+
+    protocol.on_data = explode
+    joined.server_protocols[1].transport.write(b"x")
+    joined.server_protocols[3].transport.write(b"y")
+    joined.run()
+    assert stream.state is State.CLOSED
+    assert other_protocol.data == b"y"
+    from twisted.logger import globalLogPublisher  # noqa: F401
+
+    assert joined.ended == []
+
+
+def test_a_lost_link_resets_every_stream_with_the_reason() -> None:
+    joined = Joined()
+    _, protocol = joined.open()
+    _, early = joined.open(early=True)
+    joined.run()
+    server = joined.server_protocols[1]
+    joined.pipe.cut()
+    joined.run()
+    for lost in (protocol.lost, early.lost, server.lost):
+        assert lost is not None and lost.check(SessionError)
+    assert len(joined.registry) == 0
+    with pytest.raises(RelayError):
+        joined.open()
