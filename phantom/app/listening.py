@@ -38,7 +38,7 @@ def bind(address: ListenAddress, key: str) -> socket.socket:
     host = str(address.host) if address.host is not None else "::"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     if address.host is None and not _has_ipv6():
-        host, family = "0.0.0.0", socket.AF_INET  # noqa: S104  (what the user asked for)
+        host, family = "0.0.0.0", socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if os.name == "posix":

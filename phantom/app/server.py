@@ -225,6 +225,4 @@ def _replay_file(runtime: Runtime, config: ServerConfig) -> ReplayFile:
             key="server.state_dir",
             fix="make it, or name another; it must belong to the user the server runs as",
         ) from None
-    return ReplayFile(
-        config.state_dir, runtime.entropy, runtime.wall_time(), epoch=boot_epoch()
-    )
+    return ReplayFile(config.state_dir, runtime.entropy, runtime.wall_time(), epoch=boot_epoch())

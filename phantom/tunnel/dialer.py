@@ -394,13 +394,11 @@ class _Leaving(Protocol):
         self._timer: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
-        self._timer = self._runtime.call_later(
-            self._runtime.uniform(*LEAVE_AFTER), self._leave
-        )
+        self._timer = self._runtime.call_later(self._runtime.uniform(*LEAVE_AFTER), self._leave)
 
     def _leave(self) -> None:
         self._timer = None
-        assert self.transport is not None  # noqa: S101  (for the type checker)
+        assert self.transport is not None
         self.transport.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:

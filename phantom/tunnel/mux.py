@@ -250,7 +250,7 @@ class MultiplexerProtocol:
         stream.credit = add_credit(0, credit)
         self.streams[stream_id] = stream
         self._peer_streams += 1
-        assert self._acceptor is not None  # noqa: S101  (for the type checker)
+        assert self._acceptor is not None
         self._acceptor(stream, destination)
 
     def _stray_frame(self, stream_id: int) -> None:
@@ -267,9 +267,7 @@ class MultiplexerProtocol:
         """Take no new streams from now on; live ones go on."""
         if self._session is not None and not self._goaway_sent:
             self._goaway_sent = self.draining = True
-            self.send_frame(
-                FrameType.GOAWAY, 0, encode_goaway(reason, self._highest_peer_id)
-            )
+            self.send_frame(FrameType.GOAWAY, 0, encode_goaway(reason, self._highest_peer_id))
 
     def _goaway_received(self, payload: memoryview) -> None:
         self._goaways += 1

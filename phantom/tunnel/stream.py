@@ -514,6 +514,4 @@ class Stream:
             protocol.connectionLost(reason)
 
 
-_CLOSABLE = frozenset(
-    state for state in State if (state, Event.SEND_CLOSE) in TRANSITIONS
-)
+_CLOSABLE = frozenset(state for state in State if (state, Event.SEND_CLOSE) in TRANSITIONS)

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from support.pipes import Pipe, Split, join, run, whole
-from support.runtime import fake_runtime
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.task import Clock
@@ -27,6 +25,8 @@ from phantom.tunnel.mux import MultiplexerProtocol, MuxLimits
 from phantom.tunnel.registry import SessionRegistry
 from phantom.tunnel.session import DeadEnd, Session
 from phantom.tunnel.stream import Stream
+from support.pipes import Pipe, Split, join, run, whole
+from support.runtime import fake_runtime
 
 SERVER_KEY = b"S" * 32
 CLIENT_KEY = b"C" * 32
@@ -147,9 +147,7 @@ class Joined:
         self.session = Session(
             self.runtime, b"I" * 16, self.mux, BlockPool(), lambda s, r: self.ended.append(r)
         )
-        self.client_link = FrameProtocol(
-            self.runtime, _Starter(self.session.begin), keepalive
-        )
+        self.client_link = FrameProtocol(self.runtime, _Starter(self.session.begin), keepalive)
         self.server_link = FrameProtocol(self.runtime, self.registry.receive(), keepalive)
         self.client_end = LengthPrefixed(self.client_link, SERVER_KEY)
         self.server_end = LengthPrefixed(self.server_link, CLIENT_KEY)
@@ -177,9 +175,9 @@ class Joined:
     def server_session(self) -> Session:
         return next(iter(self.registry._sessions.values()))[0]
 
-    def open(self, destination: Destination = SOMEWHERE, *, early: bool = False) -> tuple[
-        Stream, Recorder
-    ]:
+    def open(
+        self, destination: Destination = SOMEWHERE, *, early: bool = False
+    ) -> tuple[Stream, Recorder]:
         """Open a stream; the protocol is attached on success, or at once when `early`."""
         protocol = Recorder()
 

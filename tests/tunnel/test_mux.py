@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -282,7 +284,7 @@ def test_thousands_of_streams_leave_nothing_behind() -> None:
     assert joined.session._log.size == 0 and joined.server_session._log.size == 0
 
 
-def test_an_exception_in_a_protocol_ends_its_stream_only() -> None:
+def test_an_exception_in_a_protocol_ends_its_stream_only(logged_failures: Any) -> None:
     joined = Joined()
     stream, protocol = joined.open()
     _other, other_protocol = joined.open()
@@ -297,9 +299,8 @@ def test_an_exception_in_a_protocol_ends_its_stream_only() -> None:
     joined.run()
     assert stream.state is State.CLOSED
     assert other_protocol.data == b"y"
-    from twisted.logger import globalLogPublisher  # noqa: F401
-
     assert joined.ended == []
+    assert len(logged_failures.flush(RuntimeError)) == 1
 
 
 def test_a_lost_link_resets_every_stream_with_the_reason() -> None:

@@ -54,7 +54,8 @@ def pubkey() -> None:
     from phantom.config.keys import PrivateKey
     from phantom.errors import ConfigurationError
 
-    content = click.get_binary_stream("stdin").read(MAX_INPUT + 1)
+    # None: standard input was closed before the program began.
+    content = sys.stdin.buffer.read(MAX_INPUT + 1) if sys.stdin else b""
     if len(content) > MAX_INPUT:
         raise ConfigurationError(
             f"more than {MAX_INPUT} bytes, and a key has 44 characters", file="standard input"

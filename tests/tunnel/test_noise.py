@@ -1,0 +1,307 @@
+"""The handshake and the records as a Twisted layer, in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from support.pipes import Split, byte_by_byte, join, run, seeded_split, whole
+from support.runtime import fake_runtime
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from phantom.core.handshake import Cipher, HandshakePayload, Mode
+from phantom.crypto.header import seal_header, secret_path
+from phantom.errors import HandshakeError, RemoteProtocolError, TimeoutExpired
+from phantom.layer import switch_protocol
+from phantom.tunnel.noise import InitiatorSettings, NoiseInitiator, NoiseResponder
+
+
+def keypair(seed: int) -> tuple[bytes, bytes]:
+    private = X25519PrivateKey.from_private_bytes(bytes([seed]) * 32)
+    return private.private_bytes_raw(), private.public_key().public_bytes_raw()
+
+
+SERVER, SERVER_PUBLIC = keypair(1)
+CLIENT, CLIENT_PUBLIC = keypair(2)
+
+
+class Upper:
+    """What sits on an established link."""
+
+    def __init__(self) -> None:
+        self.transport: Any = None
+        self.records: list[bytes] = []
+        self.lost: list[Failure] = []
+
+    def makeConnection(self, transport: Any) -> None:
+        self.transport = transport
+        transport.registerProducer(self, True)
+
+    def pauseProducing(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        pass
+
+    def stopProducing(self) -> None:
+        pass
+
+    def dataReceived(self, data: bytes) -> None:
+        self.records.append(bytes(data))
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.lost.append(reason)
+
+
+class Abyss:
+    """A stranger policy that writes down whom it got, and what that one sends then."""
+
+    def __init__(self) -> None:
+        self.received: list[bytes] = []
+        self.half_closed = False
+        self.transport: Any = None
+
+    def __call__(self, transport: Any, received: bytes) -> None:
+        self.received.append(bytes(received))
+        switch_protocol(transport, self)
+
+    def makeConnection(self, transport: Any) -> None:
+        self.transport = transport
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received.append(data)
+
+    def readConnectionLost(self) -> None:
+        self.half_closed = True
+
+    def connectionLost(self, reason: Failure) -> None:
+        pass
+
+    @property
+    def everything(self) -> bytes:
+        return b"".join(self.received)
+
+
+class Gate:
+    def __init__(self, allowed: set[bytes]) -> None:
+        self.allowed = allowed
+        self.asked: list[tuple[bytes, HandshakePayload, bytes]] = []
+
+    def authorise(self, client_key: bytes, payload: HandshakePayload, e: bytes) -> bool:
+        self.asked.append((client_key, payload, e))
+        return client_key in self.allowed
+
+
+class Pair:
+    def __init__(
+        self,
+        mode: Mode,
+        *,
+        cipher: Cipher = Cipher.AESGCM,
+        prefix: bool = True,
+        split: Split = whole,
+        allowed: set[bytes] | None = None,
+        server_key: bytes = SERVER_PUBLIC,
+    ) -> None:
+        self.clock = Clock()
+        runtime = fake_runtime(self.clock, seed=5)
+        self.runtime = runtime
+        self.client_upper, self.server_upper = Upper(), Upper()
+        self.stranger, self.drain, self.leaver = Abyss(), Abyss(), Abyss()
+        self.gate = Gate({CLIENT_PUBLIC} if allowed is None else allowed)
+        self.failures: list[Failure] = []
+        self.settled: list[NoiseResponder] = []
+        self.client = NoiseInitiator(
+            runtime,
+            self.client_upper,
+            InitiatorSettings(
+                private_key=CLIENT,
+                server_key=server_key,
+                cipher=cipher,
+                mode=mode,
+                host="example.com",
+                prefix=prefix,
+            ),
+            self.leaver,
+            self.failures.append,
+        )
+        self.server = self.responder(mode)
+        self.pipe = join(self.clock, self.client, self.server, split=split)
+        run(self.clock, 1)
+
+    def responder(self, mode: Mode) -> NoiseResponder:
+        return NoiseResponder(
+            self.runtime,
+            self.server_upper,
+            private_key=SERVER,
+            public_key=SERVER_PUBLIC,
+            mode=mode,
+            gatekeeper=self.gate,
+            stranger=self.stranger,
+            abandon=self.drain,
+            timeout=10,
+            on_settled=self.settled.append,
+        )
+
+
+MODES = pytest.mark.parametrize("mode", list(Mode))
+
+
+@MODES
+@pytest.mark.parametrize("cipher", list(Cipher))
+@pytest.mark.parametrize("split", [whole, byte_by_byte, seeded_split(3)])
+def test_records_cross_an_established_link(mode: Mode, cipher: Cipher, split: Split) -> None:
+    pair = Pair(mode, cipher=cipher, split=split)
+    assert pair.server.peer_key == CLIENT_PUBLIC
+    assert pair.client.peer_key == SERVER_PUBLIC
+    pair.client_upper.transport.write(b"one")
+    pair.client_upper.transport.write(b"two")
+    pair.server_upper.transport.write(memoryview(b"x" * 65519))
+    run(pair.clock, 1)
+    assert pair.server_upper.records == [b"one", b"two"]
+    assert pair.client_upper.records == [b"x" * 65519]
+    assert pair.settled == [pair.server]
+
+
+def test_a_bare_link_without_a_prefix_is_understood() -> None:
+    pair = Pair(Mode.BARE, prefix=False)
+    assert pair.server.established
+
+
+@MODES
+def test_an_unknown_key_meets_the_stranger_policy_with_every_byte(mode: Mode) -> None:
+    pair = Pair(mode, allowed=set())
+    assert not pair.server.established
+    assert pair.server_upper.transport is None
+    assert pair.stranger.everything  # the whole first flight
+    assert pair.pipe.carried[1] == 0, "the server must send nothing of its own"
+    assert pair.settled == [pair.server]
+    # The client learns it by time only, and then leaves late.
+    run(pair.clock, 10)
+    assert pair.failures[0].check(TimeoutExpired)
+    assert pair.leaver.transport is not None
+
+
+@MODES
+def test_a_client_with_the_wrong_server_key_is_a_stranger(mode: Mode) -> None:
+    pair = Pair(mode, server_key=keypair(9)[1])
+    run(pair.clock, 11)
+    assert not pair.gate.asked
+    assert pair.stranger.everything
+    assert pair.pipe.carried[1] == 0
+
+
+def probe(mode: Mode, data: bytes, seconds: float = 1.0) -> tuple[Pair, Any]:
+    """Send raw bytes to a responder as a visitor would."""
+    pair = Pair(mode)
+    pair.stranger = Abyss()
+    visitor = Upper()
+    responder = pair.responder(mode)
+    pipe = join(pair.clock, visitor, responder)
+    visitor.transport.write(data)
+    run(pair.clock, seconds)
+    return pair, pipe
+
+
+@pytest.mark.parametrize("data", [b"\x80" * 60, b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01" * 40])
+def test_garbage_on_bare_tcp_gets_silence(data: bytes) -> None:
+    pair, pipe = probe(Mode.BARE, data, seconds=20)
+    assert pipe.carried[1] == 0
+    assert pair.stranger.everything == data
+
+
+def test_a_silent_visitor_becomes_a_stranger_in_time() -> None:
+    pair, _ = probe(Mode.BARE, b"\x81", seconds=9.9)
+    assert not pair.stranger.received
+    run(pair.clock, 1)
+    assert pair.stranger.everything == b"\x81"
+
+
+def test_inside_tls_a_visit_is_handed_over_at_the_first_byte_that_differs() -> None:
+    path = secret_path(SERVER_PUBLIC)
+    pair, _ = probe(Mode.TLS_HTTP1, f"POST {path[:5]}".encode())
+    assert not pair.stranger.received
+    pair, _ = probe(Mode.TLS_HTTP1, b"GET")
+    assert pair.stranger.everything == b"GET"
+
+
+@MODES
+def test_a_half_close_before_the_handshake_reaches_the_decoy(mode: Mode) -> None:
+    pair = Pair(mode)
+    pair.stranger = Abyss()
+    visitor = Upper()
+    responder = pair.responder(mode)
+    join(pair.clock, visitor, responder)
+    visitor.transport.write(b"P")
+    visitor.transport.unregisterProducer()
+    visitor.transport.loseWriteConnection()
+    run(pair.clock, 1)
+    assert pair.stranger.everything == b"P"
+
+
+def test_an_authentic_header_with_a_false_message_is_a_stranger() -> None:
+    # Whoever knows the public key can make the header; only a private key makes the rest.
+    e = bytes([0x90]) + b"\x01" * 31
+    header = seal_header(SERVER_PUBLIC, e, b"client", 200, Cipher.AESGCM)
+    data = e + header + bytes(200)
+    pair, pipe = probe(Mode.BARE, data)
+    assert pair.stranger.everything == data
+    assert pipe.carried[1] == 0
+
+
+@MODES
+def test_a_tampered_record_ends_the_link_in_silence(mode: Mode) -> None:
+    pair = Pair(mode)
+    sent_back = pair.pipe.carried[1]
+    pair.client.transport.write(b"\x00" * 40)  # past the sealer: no valid record
+    run(pair.clock, 1)
+    assert pair.server_upper.lost and pair.server_upper.lost[0].check(RemoteProtocolError)
+    assert pair.drain.transport is not None
+    pair.client_upper.transport.write(b"more")
+    run(pair.clock, 30)
+    assert pair.server_upper.records == []
+    assert pair.pipe.carried[1] == sent_back, "it reads on and answers nothing"
+    assert len(pair.server_upper.lost) == 1
+
+
+@MODES
+def test_a_lost_connection_is_told_once(mode: Mode) -> None:
+    pair = Pair(mode)
+    pair.pipe.cut()
+    run(pair.clock, 1)
+    assert len(pair.client_upper.lost) == len(pair.server_upper.lost) == 1
+
+
+def test_a_closed_connection_during_the_handshake_is_told() -> None:
+    pair = Pair(Mode.BARE, allowed=set())
+    pair.pipe.cut()
+    run(pair.clock, 1)
+    assert pair.failures[0].check(HandshakeError)
+
+
+def test_no_two_first_messages_have_one_length() -> None:
+    lengths = set()
+    for seed in range(20):
+        clock = Clock()
+        upper = Upper()
+        client = NoiseInitiator(
+            fake_runtime(clock, seed=seed),
+            upper,
+            InitiatorSettings(
+                private_key=CLIENT, server_key=SERVER_PUBLIC, cipher=Cipher.AESGCM, mode=Mode.BARE
+            ),
+            Abyss(),
+            lambda failure: None,
+        )
+        far = Upper()
+        pipe = join(clock, client, far)
+        run(clock, 1)
+        lengths.add(pipe.carried[0])
+    assert len(lengths) > 15
+
+
+def test_the_first_burst_inside_tls_is_large() -> None:
+    pair = Pair(Mode.TLS_HTTP1, allowed=set())
+    assert 3400 <= len(pair.stranger.everything) <= 6000
