@@ -31,7 +31,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -47,7 +47,7 @@ def _drop(_data: Data) -> None:
     """Take the place of a write when there is nobody left to write to."""
 
 
-@implementer(IHalfCloseableProtocol, IPushProducer)
+@implementer(IProtocol, IHalfCloseableProtocol, IPushProducer)
 class RelayProtocol:
     """One side of a pair; made by `relay_pair` only.
 
@@ -70,6 +70,9 @@ class RelayProtocol:
         "_write",
         "transport",
     )
+
+    #: A stream of the tunnel may hand over a ``memoryview`` in place of ``bytes``.
+    accepts_views = True
 
     # Any: Twisted's TCP transports and the tunnel's streams share no typed interface.
     transport: Any
