@@ -214,23 +214,31 @@ def read_regular_file(path: str | os.PathLike[str], limit: int) -> tuple[bytes, 
         elif os.path.isdir(name):  # Windows refuses to open a folder at all
             problem = "this is a folder, and a file is expected"
     else:
-        with open(descriptor, "rb") as stream:
-            status = os.fstat(descriptor)
-            if stat.S_ISDIR(status.st_mode):
-                problem = "this is a folder, and a file is expected"
-            elif not stat.S_ISREG(status.st_mode):
-                problem = "not a regular file"
-            else:
-                mode = stat.S_IMODE(status.st_mode) if os.name == "posix" else 0
-                try:
-                    content = stream.read(limit + 1)
-                except OSError as error:
-                    problem = f"cannot be read: {tell_os_error(error)}"
-                else:
-                    if len(content) <= limit:
-                        return content, mode
-                    problem = f"longer than {limit} bytes, the most that is read"
+        try:
+            found = _read_open_file(descriptor, limit)
+        finally:
+            os.close(descriptor)
+        if not isinstance(found, str):
+            return found
+        problem = found
     raise ConfigurationError(problem, file=name)
+
+
+def _read_open_file(descriptor: int, limit: int) -> tuple[bytes, int] | str:
+    """Return content and permission bits, or what is wrong."""
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        return "this is a folder, and a file is expected"
+    if not stat.S_ISREG(status.st_mode):
+        return "not a regular file"
+    try:
+        with open(descriptor, "rb", closefd=False) as stream:
+            content = stream.read(limit + 1)
+    except OSError as error:
+        return f"cannot be read: {tell_os_error(error)}"
+    if len(content) > limit:
+        return f"longer than {limit} bytes, the most that is read"
+    return content, stat.S_IMODE(status.st_mode) if os.name == "posix" else 0
 
 
 def chmod_advice(path: str | os.PathLike[str]) -> str:
