@@ -137,8 +137,11 @@ class _Attempt:
         if race is not None:
             race.failed(self, connect_outcome(reason.value))
 
-    def clientConnectionLost(self, _connector: Any, _reason: Failure) -> None:
+    def clientConnectionLost(self, connector: Any, _reason: Failure) -> None:
         """Tell that the connection is gone."""
+        # Connector and transport refer to each other; at thousands of connections a second
+        # that is work for the garbage collector which need not be.
+        connector.transport = None
         on_lost, self._on_lost = self._on_lost, None
         if on_lost is not None:
             on_lost()
