@@ -1,0 +1,148 @@
+"""What a session keeps, sends again, and lets go."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phantom.core.session import (
+    BLOCK_SIZE,
+    MAX_RETAINED_BYTES,
+    MAX_RETAINED_FRAMES,
+    BlockPool,
+    ReceiveLog,
+    SendLog,
+)
+from phantom.core.wire import MAX_PAYLOAD, FrameType, parse_frames
+from phantom.errors import LocalProtocolError, RemoteProtocolError
+
+
+def drain(log: SendLog) -> list[bytes]:
+    records = []
+    while (record := log.take()) is not None:
+        records.append(bytes(record))
+    return records
+
+
+def payloads(records: list[bytes]) -> list[bytes]:
+    return [bytes(p) for record in records for _, _, p in parse_frames(memoryview(record))]
+
+
+def test_small_frames_share_a_record() -> None:
+    log = SendLog(BlockPool())
+    for i in range(5):
+        log.append(FrameType.DATA, 1, bytes([i]))
+    records = drain(log)
+    assert len(records) == 1
+    assert payloads(records) == [bytes([i]) for i in range(5)]
+    assert (log.sent, log.next_sequence, log.acknowledged) == (5, 5, 0)
+
+
+def test_a_frame_too_long_for_a_record_is_our_bug() -> None:
+    with pytest.raises(LocalProtocolError):
+        SendLog(BlockPool()).append(FrameType.DATA, 1, bytes(MAX_PAYLOAD + 1))
+
+
+def test_an_acknowledgement_gives_blocks_back() -> None:
+    pool = BlockPool()
+    log = SendLog(pool)
+    for _ in range(40):
+        log.append(FrameType.DATA, 1, bytes(MAX_PAYLOAD))
+    drain(log)
+    assert log.size == 40 * (MAX_PAYLOAD + 6)
+    log.acknowledge(40)
+    assert log.size == 0
+    assert len(pool._spare) == 10  # four records a block, all of them free
+    assert log._block is None, "an idle session holds no block"
+
+
+def test_acknowledging_what_was_not_sent_is_refused() -> None:
+    log = SendLog(BlockPool())
+    log.append(FrameType.DATA, 1, b"x")
+    with pytest.raises(RemoteProtocolError):
+        log.acknowledge(1)
+    drain(log)
+    log.acknowledge(1)
+    log.acknowledge(0)  # late and harmless
+    with pytest.raises(RemoteProtocolError):
+        log.acknowledge(2)
+
+
+def test_room_ends_at_the_caps() -> None:
+    log = SendLog(BlockPool())
+    while log.has_room:
+        log.append(FrameType.DATA, 1, bytes(MAX_PAYLOAD))
+    assert MAX_RETAINED_BYTES <= log.size < MAX_RETAINED_BYTES + 2 * BLOCK_SIZE
+    log = SendLog(BlockPool())
+    for _ in range(MAX_RETAINED_FRAMES):
+        log.append(FrameType.HALF_CLOSE, 1)
+    assert not log.has_room and not log.overflowing
+
+
+def test_resuming_with_nonsense_is_refused() -> None:
+    log = SendLog(BlockPool())
+    for _ in range(3):
+        log.append(FrameType.DATA, 1, b"x")
+    drain(log)
+    log.acknowledge(2)
+    with pytest.raises(RemoteProtocolError):
+        log.rewind(1)
+    with pytest.raises(RemoteProtocolError):
+        log.rewind(4)
+
+
+@given(st.data())
+def test_cut_anywhere_everything_arrives_once_and_in_order(data: st.DataObject) -> None:
+    """Send, lose the link, resume at any frame, with acknowledgements in between."""
+    log = SendLog(BlockPool())
+    receiver = ReceiveLog()
+    sent: list[bytes] = []
+    got: list[bytes] = []
+    for _ in range(data.draw(st.integers(1, 5), label="links")):
+        cursor = receiver.begin(log.sent)
+        for _ in range(data.draw(st.integers(0, 6), label="frames")):
+            payload = bytes([len(sent) % 256]) * data.draw(
+                st.sampled_from([1, 100, 30_000, 65_000])
+            )
+            sent.append(payload)
+            log.append(FrameType.DATA, 1, payload)
+        records = drain(log)
+        arriving = records[: data.draw(st.integers(0, len(records)), label="arriving")]
+        for payload in payloads(arriving):
+            if cursor.accept():
+                got.append(payload)
+        if data.draw(st.booleans(), label="acknowledged"):
+            log.acknowledge(receiver.received)
+        assert got == sent[: len(got)]
+        # The link dies; both say what they have; what is missing goes again.
+        log.rewind(receiver.received)
+    cursor = receiver.begin(log.sent)
+    for payload in payloads(drain(log)):
+        if cursor.accept():
+            got.append(payload)
+    assert got == sent
+    log.acknowledge(receiver.received)
+    assert log.size == 0
+
+
+def test_a_late_link_repeats_harmlessly_and_a_gap_is_refused() -> None:
+    receiver = ReceiveLog()
+    first = receiver.begin(0)
+    assert [first.accept() for _ in range(3)] == [True] * 3
+    second = receiver.begin(1)
+    assert [second.accept() for _ in range(3)] == [False, False, True]
+    assert first.accept() is False
+    with pytest.raises(RemoteProtocolError):
+        receiver.begin(9)
+
+
+def test_closing_gives_everything_back() -> None:
+    pool = BlockPool()
+    log = SendLog(pool)
+    for _ in range(9):
+        log.append(FrameType.DATA, 1, bytes(60_000))
+    log.take()
+    log.close()
+    assert not log.has_unsent and log.take() is None
+    assert len(pool._spare) == 3
