@@ -229,7 +229,7 @@ def usage(program: str, words: tuple[str, ...]) -> tuple[int, str]:
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join((c.program, *c.words)))
 def test_commands_exist(command: Command) -> None:
     status, text = usage(command.program, command.words)
-    assert status == 0, f"{COMMANDS[command]}: {text}"
+    assert status == 0, f"{COMMANDS[command]}: {text.strip().splitlines()[-1]}"
     known = text + (usage("twistd", ())[1] if command.program == "twistd" else "")
     for option in command.options:
         assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", known), (
