@@ -97,6 +97,7 @@ class FrameProtocol:
         self.connected = False
         self.round_trip: float | None = None
         self.last_heard = runtime.clock.seconds()
+        self._records_received = 0
         self._misses = 0
         self._timer: IDelayedCall | None = None
         self._probe: IDelayedCall | None = None
@@ -127,6 +128,7 @@ class FrameProtocol:
     def dataReceived(self, data: bytes) -> None:
         """Deal with the frames of one record."""
         self.last_heard = self._runtime.clock.seconds()
+        self._records_received += 1
         useful = False
         try:
             for kind, stream_id, payload in parse_frames(memoryview(data)):
@@ -200,13 +202,14 @@ class FrameProtocol:
             patience: Seconds after which a silent link is dead.
         """
         if self.connected and self._probe is None:
-            asked = self._runtime.clock.seconds()
-            self._probe = self._runtime.call_later(patience, self._probe_due, asked)
+            self._probe = self._runtime.call_later(
+                patience, self._probe_due, self._records_received
+            )
             self._send_ping()
 
-    def _probe_due(self, asked: float) -> None:
+    def _probe_due(self, records: int) -> None:
         self._probe = None
-        if self.last_heard <= asked:
+        if self._records_received == records:
             self._die("no answer to a probe")
 
     def _arm_keepalive(self) -> None:
@@ -214,13 +217,11 @@ class FrameProtocol:
             return
         spread = self._keepalive * JITTER
         delay = self._runtime.uniform(self._keepalive - spread, self._keepalive + spread)
-        self._timer = self._runtime.call_later(
-            delay, self._keepalive_due, self._runtime.clock.seconds()
-        )
+        self._timer = self._runtime.call_later(delay, self._keepalive_due, self._records_received)
 
-    def _keepalive_due(self, armed: float) -> None:
+    def _keepalive_due(self, records: int) -> None:
         self._timer = None
-        if self.last_heard > armed:
+        if self._records_received != records:
             self._misses = 0
         else:
             self._misses += 1
