@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -159,10 +160,16 @@ def _parse_boolean(value: object, _folder: Path) -> bool:
 BOOLEAN: Kind[bool] = Kind("`true` or `false`", _parse_boolean, lambda v: str(v).lower())
 
 
+_LOOKS_LIKE_KEY = re.compile(r"[A-Za-z0-9+/_-]{43}=?|[0-9A-Fa-f]{64}")
+
+
 def _parse_path(value: object, folder: Path) -> Path:
     text = _expect_text(value)
     if not text or "\x00" in text:
         raise ConfigurationError("expected the path of a file or folder")
+    if _LOOKS_LIKE_KEY.fullmatch(text.strip()):
+        # Refused before a message can show it as part of a path that does not exist.
+        raise ConfigurationError("expected a path, and this looks like a key itself")
     # normpath only: a symbolic link stays one, because renewal tools swing such links.
     return Path(os.path.normpath(folder / os.path.expanduser(text)))
 

@@ -160,9 +160,9 @@ class _Reading:
     def table(self, cls: type[Any], found: dict[str, Any], path: KeyPath) -> dict[str, Any]:
         """Read a table and return the arguments for `cls`; mistakes are left out."""
         fields = {field.name: field for field in attrs.fields(cls)}
-        for name in found:
+        for name, value in found.items():
             if name not in fields:
-                self._unknown(name, list(fields), path)
+                self._unknown(name, value, list(fields), path)
         values: dict[str, Any] = {}
         for name, field in fields.items():
             here = (*path, name)
@@ -184,9 +184,7 @@ class _Reading:
                         chmod_advice(self._document.name),
                     )
                 if setting.alternative in found:
-                    self._report(
-                        here, f"given besides {setting.alternative}", "keep one of the two"
-                    )
+                    self._report(here, f"given with {setting.alternative}", "keep one of the two")
             elif field.default is not attrs.NOTHING:
                 values[name] = default_value(field)
             elif setting.alternative not in found:
@@ -220,22 +218,18 @@ class _Reading:
             fix = f'or set {alternative}; "phantom genkey" makes a key'
         self._report(path, "missing", fix)
 
-    def _unknown(self, name: str, known: list[str], path: KeyPath) -> None:
+    def _unknown(self, name: str, value: object, known: list[str], path: KeyPath) -> None:
         """Report an unknown key, with the place or the spelling that was probably meant."""
+        homes = [table for table, cls in _TABLES.items() if name in attrs.fields_dict(cls)]
         fix = None
-        main = attrs.fields_dict(_TABLES[self._wanted])
-        guess = _nearest([name], known)
-        if not path and name in main:
-            fix = f"move it below the line [{self._wanted}]"
-        elif not path and name in ("server", "client"):
+        if not path and name in _MAIN_TABLE.values() and isinstance(value, dict):
             fix = "a server and a client have a file each"
-        elif guess:
+        elif not path and self._wanted in homes:
+            fix = f"move it below the line [{self._wanted}]"
+        elif homes:
+            fix = f"it belongs to [{'server.egress' if homes[0] == 'egress' else homes[0]}]"
+        elif guess := _nearest([name], known):
             fix = f"did you mean {guess[1]}?"
-        else:
-            for table, cls in _TABLES.items():
-                if name in attrs.fields_dict(cls):
-                    place = "server.egress" if table == "egress" else table
-                    fix = f"it belongs to [{place}]"
         self._report((*path, name), "unknown key" if path else "unknown table or key", fix)
 
     def _read_named_files(self, values: dict[str, Any], path: KeyPath) -> None:

@@ -66,7 +66,7 @@ def check_client(values: Mapping[str, Any], report: Report) -> None:
     """Check a ``[client]`` table."""
     _check_memory(values, report)
     private, server_key = values.get("private_key"), values.get("server_public_key")
-    if private is not None and server_key is not None and private.public() == server_key:
+    if private is not None and server_key in (private.public(), PublicKey(private.raw)):
         report("server_public_key", "this is the client's own key", "put the server's here")
     if "tls_sni" in values and values["tls_sni"] is None:
         for name in ("tls_ca", "tls_pin"):
@@ -108,12 +108,15 @@ def _check_memory(values: Mapping[str, Any], report: Report) -> None:
 def _check_own_key_listed(values: Mapping[str, Any], report: Report) -> None:
     private = values.get("private_key")
     clients: tuple[AllowedClient, ...] = values.get("allowed_clients") or ()
-    if private is not None and private.public() in {client.key for client in clients}:
-        report(
-            "allowed_clients",
-            "this is the server's own key",
-            "put the clients' public keys here",
-        )
+    if private is None:
+        return
+    listed = {client.key for client in clients}
+    for key, noun in (
+        (private.public(), "the server's own key"),
+        (PublicKey(private.raw), "the server's own private key"),
+    ):
+        if key in listed:
+            report("allowed_clients", f"this is {noun}", "put the clients' public keys here")
 
 
 def _check_listeners(values: Mapping[str, Any], report: Report) -> None:

@@ -38,6 +38,9 @@ _SIZE_UNITS = {
     "GB": 1000**3,
 }
 
+# More seconds than any limit allows.
+_ENDLESS = 1e9
+
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(ms|s|min|h)")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 
@@ -210,8 +213,8 @@ def show_size(value: int) -> str:
 def parse_duration(value: object) -> float:
     """Return seconds from a number or a text like ``500 ms`` or ``5 min``."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        # int(): a whole number too large for a float is refused by the limits, not here.
-        return float(min(value, 2**53)) if not math.isnan(value) else math.inf
+        # Neither NaN nor a whole number too large for a float gets past any limit.
+        return math.inf if value != value or value > _ENDLESS else float(max(value, -1))
     if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
         number, unit = match.groups()
         return float(number) * _DURATION_UNITS[unit]

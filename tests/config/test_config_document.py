@@ -81,7 +81,7 @@ y = { z = 1, w = [1, 2] }
 
 
 def test_windows_line_ends() -> None:
-    assert lines('[a]\r\nb = [\r\n1,\r\n2]\r\nc = 1\r\n') == {
+    assert lines("[a]\r\nb = [\r\n1,\r\n2]\r\nc = 1\r\n") == {
         ("a",): 1,
         ("a", "b"): 2,
         ("a", "b", 0): 3,

@@ -219,9 +219,7 @@ def test_a_key_that_others_can_read_is_refused(mode: int, tmp_path: Path) -> Non
     path.chmod(mode)
     with pytest.raises(ConfigurationError) as caught:
         read_private_key_file(path)
-    assert str(caught.value) == (
-        f"{path}: others can read this private key (chmod 600 '{path}')"
-    )
+    assert str(caught.value) == (f"{path}: others can read this private key (chmod 600 '{path}')")
 
 
 def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
