@@ -142,6 +142,7 @@ def _finish_output() -> None:
 
 
 @click.group(
+    "phantom",
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 90},
     epilog="The programs themselves run under twistd: twistd phantom-server --config FILE, "
