@@ -164,9 +164,16 @@ def key_lines(text: str) -> Iterator[tuple[KeyPath, int]]:
         if piece == "\n":
             continue
         if piece == "[":
-            table, is_array = _header(pieces)
+            written, is_array = _header(pieces)
+            table = ()
+            for part in written[:-1]:
+                table = (*table, part)
+                if table in counts:  # below a list of tables: its last one is meant
+                    table = (*table, counts[table])
+            table = (*table, written[-1])
             if is_array:
                 counts[table] = counts.get(table, -1) + 1
+            if table in counts:
                 table = (*table, counts[table])
             yield from _with_parents(table, 0, line)
         else:
