@@ -158,6 +158,14 @@ def test_a_clock_set_back_forgets_nothing():
     assert replay.check_and_insert(ALICE, key(1), NOW, NOW) is REPLAY
 
 
+def test_a_clock_set_far_back_does_not_lock_a_client_out():
+    replay = ReplayFilter(table(), quota=5)
+    ahead = NOW + 7200
+    for number in range(5):
+        assert replay.check_and_insert(ALICE, key(number), ahead, ahead) is FRESH
+    assert replay.check_and_insert(ALICE, key(9), NOW, NOW) is FRESH
+
+
 def test_torn_slots_are_reused():
     buffer = table()
     buffer[96:] = os.urandom(len(buffer) - 96)
