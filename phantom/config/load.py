@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from phantom.config.document import Document, KeyPath, dotted, parse_document, read_document
+from phantom.config.document import Document, KeyPath, dotted, read_document
 from phantom.config.keys import chmod_advice, read_private_key_file
 from phantom.config.kinds import ItemsError
 from phantom.config.places import client_config_candidates
@@ -25,8 +25,6 @@ from phantom.config.schema import (
 from phantom.config.setting import default_value, setting_of
 from phantom.config.values import AllowedClient
 from phantom.errors import ConfigurationError, ConfigurationErrors
-
-__all__ = ["load_any", "load_client", "load_document", "load_server", "parse_document"]
 
 F = TypeVar("F", ServerFile, ClientFile)
 
