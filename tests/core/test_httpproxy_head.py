@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import h11
@@ -43,7 +44,7 @@ def read(pieces: list[bytes], *, request: bool = True, limit: int = MAX_HEAD) ->
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     marks = [0, *sorted({place % (len(data) + 1) for place in places}), len(data)]
-    return [data[a:b] for a, b in zip(marks, marks[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(marks)]
 
 
 @pytest.mark.parametrize(
