@@ -124,7 +124,7 @@ class RelayProtocol:
         # The side that is lost last keeps `_on_end` and calls it.
         peer._peer = None
         peer._write = _drop
-        peer._fate = _CLOSE if reason.check(ConnectionDone) else _ABORT
+        peer._fate = _CLOSE if isinstance(reason.value, ConnectionDone) else _ABORT
         if peer.transport is not None:
             if not self._read_ended:
                 peer.transport.unregisterProducer()
@@ -141,8 +141,9 @@ class RelayProtocol:
         peer = self._peer
         if peer is None or peer.transport is None:
             return  # `_join` will see to it
-        # Not before this may the other transport shut down: with a paused producer
-        # registered, Twisted's would resume that instead of sending its FIN.
+        # Before the other transport is told to shut down: with a paused producer registered,
+        # Twisted's would resume that instead of sending its FIN, and this side, resumed, would
+        # report the end of its input once more.
         peer.transport.unregisterProducer()
         _pass_end(self, peer)
 
@@ -160,8 +161,7 @@ class RelayProtocol:
     def resumeProducing(self) -> None:
         """Read again."""
         self._paused = False
-        # Reading past the end of input would make Twisted report that end once more.
-        if self.transport is not None and not self._read_ended:
+        if self.transport is not None:
             self.transport.resumeProducing()
 
     def stopProducing(self) -> None:
@@ -176,7 +176,7 @@ class RelayProtocol:
         """
         peer = self._peer
         if peer is not None and peer.transport is None:
-            peer._held += bytes(data)  # a memoryview is only valid during the call
+            peer._held += data
             self.transport.pauseProducing()
 
     def _follow(self) -> None:
