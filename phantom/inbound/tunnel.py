@@ -127,7 +127,7 @@ class TunnelFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Return the layers for one visitor."""
         frames = FrameProtocol(self._runtime, self._registry.receive(), self._keepalive)
-        visitor = NoiseResponder(
+        return NoiseResponder(
             self._runtime,
             frames,
             private_key=self._private_key,
@@ -137,15 +137,20 @@ class TunnelFactory(Factory):
             stranger=self._stranger,
             abandon=self._drain,
             timeout=self._handshake_timeout,
-            on_settled=self._settled,
+            visitors=self,
         )
-        evicted = self._admission.admit(visitor, _ip_address(addr))
+
+    # -- Visitors -----------------------------------------------------------------------
+
+    def arrived(self, visitor: NoiseResponder) -> None:
+        """Give an undecided visitor a place; the oldest makes room when all are taken."""
+        evicted = self._admission.admit(visitor, _ip_address(visitor.getPeer()))
         if isinstance(evicted, NoiseResponder):
             self._meters.count("visitor.evicted")
             evicted.evict()
-        return visitor
 
-    def _settled(self, visitor: NoiseResponder) -> None:
+    def settled(self, visitor: NoiseResponder) -> None:
+        """Free the visitor's place."""
         self._admission.release(visitor)
         self._meters.count("visitor.link" if visitor.peer_key else "visitor.stranger")
 

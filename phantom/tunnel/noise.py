@@ -308,6 +308,18 @@ class Gatekeeper(Protocol):
         ...
 
 
+class Visitors(Protocol):
+    """Who keeps count of visitors that are neither known nor turned away yet."""
+
+    def arrived(self, visitor: NoiseResponder) -> None:
+        """A visitor is connected; the carrier's own handshake, if any, is done."""
+        ...
+
+    def settled(self, visitor: NoiseResponder) -> None:
+        """The visitor is established, handed over, or gone.  Called once for each."""
+        ...
+
+
 class NoiseResponder(NoiseProtocol):
     """The server's side of a link.
 
@@ -321,8 +333,7 @@ class NoiseResponder(NoiseProtocol):
         stranger: Gets everybody else.
         abandon: Gets the transport of an established link whose records fail.
         timeout: Seconds until a visitor without a message is a stranger.
-        on_settled: Called once, when the visitor is no longer undecided: established,
-            handed over, or gone.
+        visitors: Counts the undecided.
     """
 
     def __init__(
@@ -337,7 +348,7 @@ class NoiseResponder(NoiseProtocol):
         stranger: StrangerPolicy,
         abandon: StrangerPolicy,
         timeout: float,
-        on_settled: Callable[[NoiseResponder], None],
+        visitors: Visitors,
     ) -> None:
         super().__init__(runtime, upper, abandon)
         self._private_key = private_key
@@ -346,7 +357,7 @@ class NoiseResponder(NoiseProtocol):
         self._gatekeeper = gatekeeper
         self._stranger = stranger
         self._timeout = timeout
-        self._on_settled = on_settled
+        self._visitors = visitors
         self._settled = False
 
         def open_first(e: bytes, sealed: bytes) -> tuple[int, Cipher]:
@@ -361,6 +372,7 @@ class NoiseResponder(NoiseProtocol):
     def connectionMade(self) -> None:
         """Wait for the first message, but not for ever."""
         self._timer = self._runtime.call_later(self._timeout, self._timed_out)
+        self._visitors.arrived(self)
 
     def dataReceived(self, data: bytes) -> None:
         """Take the client's message, then records."""
@@ -448,4 +460,4 @@ class NoiseResponder(NoiseProtocol):
     def _settle(self) -> None:
         if not self._settled:
             self._settled = True
-            self._on_settled(self)
+            self._visitors.settled(self)

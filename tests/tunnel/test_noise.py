@@ -112,7 +112,8 @@ class Pair:
         self.stranger, self.drain, self.leaver = Abyss(), Abyss(), Abyss()
         self.gate = Gate({CLIENT_PUBLIC} if allowed is None else allowed)
         self.failures: list[Failure] = []
-        self.settled: list[NoiseResponder] = []
+        self.undecided: list[NoiseResponder] = []
+        self.decided: list[NoiseResponder] = []
         self.client = NoiseInitiator(
             runtime,
             self.client_upper,
@@ -131,6 +132,12 @@ class Pair:
         self.pipe = join(self.clock, self.client, self.server, split=split)
         run(self.clock, 1)
 
+    def arrived(self, visitor: NoiseResponder) -> None:
+        self.undecided.append(visitor)
+
+    def settled(self, visitor: NoiseResponder) -> None:
+        self.decided.append(visitor)
+
     def responder(self, mode: Mode) -> NoiseResponder:
         return NoiseResponder(
             self.runtime,
@@ -142,7 +149,7 @@ class Pair:
             stranger=self.stranger,
             abandon=self.drain,
             timeout=10,
-            on_settled=self.settled.append,
+            visitors=self,
         )
 
 
@@ -162,7 +169,7 @@ def test_records_cross_an_established_link(mode: Mode, cipher: Cipher, split: Sp
     run(pair.clock, 1)
     assert pair.server_upper.records == [b"one", b"two"]
     assert pair.client_upper.records == [b"x" * 65519]
-    assert pair.settled == [pair.server]
+    assert pair.undecided == pair.decided == [pair.server]
 
 
 def test_a_bare_link_without_a_prefix_is_understood() -> None:
@@ -177,7 +184,7 @@ def test_an_unknown_key_meets_the_stranger_policy_with_every_byte(mode: Mode) ->
     assert pair.server_upper.transport is None
     assert pair.stranger.everything  # the whole first flight
     assert pair.pipe.carried[1] == 0, "the server must send nothing of its own"
-    assert pair.settled == [pair.server]
+    assert pair.undecided == pair.decided == [pair.server]
     # The client learns it by time only, and then leaves late.
     run(pair.clock, 10)
     assert pair.failures[0].check(TimeoutExpired)
