@@ -216,7 +216,7 @@ class OriginConnection:
         if self._successor is not None:
             self._successor.connectionLost(reason)
             return
-        if reason.check(ConnectionDone):
+        if isinstance(reason.value, ConnectionDone):
             self.readConnectionLost()
         self._eof = True
         self.transport = None

@@ -7,7 +7,7 @@ come before their turn wait, at first in a bounded buffer and then unread.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from enum import Enum
 from typing import Any, Final
 
@@ -72,7 +72,7 @@ class Phase(Enum):
 
 
 @implementer(IProtocol, IHalfCloseableProtocol, IPushProducer)
-class HttpServerProtocol:
+class HttpServerProtocol(ABC):
     """One application's connection, until it ends or a relay takes it over.
 
     As a producer it is the source of what its own transport writes.
@@ -147,7 +147,7 @@ class HttpServerProtocol:
         transport.registerProducer(self, True)
         self._arm(self._greeting_timeout)
 
-    def connectionMade(self) -> None:
+    def connectionMade(self) -> None:  # noqa: B027  (Twisted calls it)
         """Do nothing: `makeConnection` has done it."""
 
     def dataReceived(self, data: bytes) -> None:
@@ -196,7 +196,7 @@ class HttpServerProtocol:
             self.exchange.resume()
         self.advance()
 
-    def stopProducing(self) -> None:
+    def stopProducing(self) -> None:  # noqa: B027  (Twisted calls it)
         """Do nothing: `connectionLost` follows."""
 
     # -- reading ------------------------------------------------------------------------------
