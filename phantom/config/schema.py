@@ -372,9 +372,10 @@ class ClientConfig:
         default="known",
         metadata=about(
             kinds.choice("known", "always", "never"),
-            "When a program hears that its connection stands: `never` before the server says so; "
-            "`always` at once, which saves a round trip and hides why a connection failed; "
-            "`known` at once only on ports where the program speaks first.",
+            "When a program hears that its connection stands. `never`: not before the server says "
+            "so. `always`: at once, which saves a round trip and hides why a connection failed. "
+            "`known`: at once for destinations that connected in the last 10 minutes, which only "
+            "memory holds, and truthfully for all others.",
         ),
     )
     link_wait: float = attrs.field(
