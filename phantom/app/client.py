@@ -10,6 +10,7 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 
+from phantom.app.descriptors import raise_descriptor_limit
 from phantom.app.listening import ListeningService, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
 from phantom.carriers.registry import client_endpoint
@@ -99,6 +100,7 @@ class ClientService(MultiService):
 
     def __init__(self, runtime: Runtime, config: ClientConfig) -> None:
         super().__init__()
+        raise_descriptor_limit()
         self.meters = Meters()
         self.cipher = choose_cipher(config.cipher)
         self._config = config

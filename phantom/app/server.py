@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
 
+from phantom.app.descriptors import raise_descriptor_limit
 from phantom.app.listening import ListeningService, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
 from phantom.app.strangers import stranger_policy
@@ -131,8 +131,9 @@ class ServerService(MultiService):
 
     def _factory(self) -> Any:
         config = self._config
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        drain = SilentDrain(self._runtime, *place_limits(descriptors))
+        places, places_per_prefix = place_limits(raise_descriptor_limit())
+        drain = SilentDrain(self._runtime, places, places_per_prefix)
+        undecided = min(config.max_unauthenticated, places)
         tls = self._certificates is not None
         factory: Any = TunnelFactory(
             self._runtime,
@@ -145,9 +146,7 @@ class ServerService(MultiService):
             drain=drain,
             handshake_timeout=config.handshake_timeout,
             keepalive=config.keepalive,
-            admission=Admission(
-                config.max_unauthenticated, max(1, config.max_unauthenticated // PREFIX_SHARE)
-            ),
+            admission=Admission(undecided, max(1, undecided // PREFIX_SHARE)),
             meters=self.meters,
         )
         if self._certificates is not None:
