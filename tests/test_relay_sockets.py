@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.transports import ByteTransport
+from twisted.internet import tcp
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.internet.task import deferLater
@@ -279,3 +281,54 @@ async def test_switching_a_live_connection_to_the_relay(reactor: Any) -> None:
     finally:
         listener.close()
         await port.stopListening()
+
+
+class Idle:
+    """A reactor that never finds a descriptor ready; the test calls `doWrite` itself."""
+
+    def addReader(self, _: Any) -> None: ...
+    def removeReader(self, _: Any) -> None: ...
+    def addWriter(self, _: Any) -> None: ...
+    def removeWriter(self, _: Any) -> None: ...
+
+
+class Small(tcp.Connection):
+    """Sends three bytes at a time."""
+
+    SEND_LIMIT = 3
+
+
+@pytest.mark.parametrize("written_out", [0, 1, 2, 4])
+def test_nothing_overtakes_what_is_queued(written_out: int) -> None:
+    ours, theirs = socket.socketpair()
+    near, far = relay_pair()
+    transport: Any = Small(ours, far, Idle())
+    transport.connected = 1
+    ByteTransport(near).connect()
+    far.makeConnection(transport)
+    transport.write(b"0123456789")
+    for _ in range(written_out):
+        transport.doWrite()
+    near.dataReceived(memoryview(b"abcdef"))
+    for _ in range(8):
+        transport.doWrite()
+    near.dataReceived(b"xy")
+    near.dataReceived(b"z12345")
+    for _ in range(8):
+        transport.doWrite()
+    assert theirs.recv(100) == b"0123456789abcdefxyz12345"
+    ours.close()
+    theirs.close()
+
+
+def test_write_at_once() -> None:
+    ours, theirs = socket.socketpair()
+    near, far = relay_pair()
+    transport: Any = Small(ours, far, Idle())
+    transport.connected = 1
+    ByteTransport(near).connect()
+    far.makeConnection(transport)
+    near.dataReceived(b"key")
+    assert theirs.recv(100) == b"key", "without a turn of the reactor"
+    ours.close()
+    theirs.close()
