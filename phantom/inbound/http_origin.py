@@ -299,8 +299,8 @@ class OriginConnection:
                 else:
                     break
         except h11.RemoteProtocolError:
-            # A body that stops short, unless the framing itself is broken.
-            self._fail(malformed=bool(data))
+            # Cut short or badly framed: the listener has begun to pass it on either way.
+            self._fail(malformed=True)
             return
         if pieces:
             # One write for what came in one read, however small the chunks were.

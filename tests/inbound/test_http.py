@@ -138,6 +138,16 @@ def test_a_refused_tunnel_is_explained_and_what_was_meant_for_it_is_no_request()
     assert len(world.outbound.asked) == 1
 
 
+def test_a_refused_tunnel_is_closed_even_before_anything_was_sent_for_it() -> None:
+    world = World()
+    world.app.deliver(CONNECT)
+    world.fail(Outcome.TIMED_OUT)
+    assert world.status() == 504
+    assert world.lingering()
+    world.app.deliver(GET)
+    assert len(world.outbound.asked) == 1
+
+
 def test_early_data_for_a_tunnel_is_bounded() -> None:
     world = World()
     world.app.deliver(CONNECT)
