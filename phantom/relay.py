@@ -195,7 +195,7 @@ class RelayProtocol:
         """Write to this side's TCP transport, at once where the kernel takes it.
 
         Twisted's own ``write`` waits for the next turn of the reactor and joins there;
-        sending now saves a quarter of the relay's CPU time, and a memoryview is only
+        sending now saves about a sixth of the relay's CPU time, and a memoryview is only
         copied when the kernel's buffer is full.
         """
         transport = self.transport
