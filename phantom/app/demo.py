@@ -174,9 +174,9 @@ class Demo:
         hello = (
             "Chrome's hello" if tls_utls.AVAILABLE else "OpenSSL's hello (install phantom[utls])"
         )
-        self._say(f"  link        TLS 1.3 with {hello}, certificate pinned")
-        self._say(f"  handshake   Noise IK, X25519, {ciphers[self._client.cipher]}, SHA-256")
-        self._say(f"              ready after {seconds * 1000:.0f} ms (TCP, TLS and Noise)")
+        self._say(f"  link          TLS 1.3 with {hello}, certificate pinned")
+        self._say(f"  handshake     Noise IK, X25519, {ciphers[self._client.cipher]}, SHA-256")
+        self._say(f"                ready after {seconds * 1000:.0f} ms (TCP, TLS and Noise)")
 
     async def _download(
         self, title: str, address: tuple[Any, ...] | None, greeting: Callable[[int], Any]
@@ -197,7 +197,7 @@ class Demo:
         done.addTimeout(PATIENCE + self._destination.size / 1e6, self._runtime.clock)
         measured: Measured = await done
         self._say(
-            f"  {title:<12}{measured.size / 1e6:.0f} MB intact, "
+            f"  {title:<14}{measured.size / 1e6:.0f} MB intact, "
             f"first byte after {measured.first_byte * 1000:.1f} ms, "
             f"{measured.megabits:,.0f} Mbit/s"
         )
