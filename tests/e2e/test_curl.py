@@ -32,6 +32,8 @@ def curl(
 
 def proxies(tunnel: Tunnel) -> dict[str, str]:
     return {
+        "socks4": f"socks4://{tunnel.socks5}",
+        "socks4a": f"socks4a://{tunnel.socks5}",
         "socks5": f"socks5://{tunnel.socks5}",
         "socks5h": f"socks5h://{tunnel.socks5}",
         "http": f"http://{tunnel.http}",
@@ -52,7 +54,7 @@ def secure_web(certificate: Certificate) -> Iterator[WebServer]:
 # -- every way in ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", ["socks5", "socks5h", "http"])
+@pytest.mark.parametrize("scheme", ["socks4", "socks4a", "socks5", "socks5h", "http"])
 def test_a_page(tunnel: Tunnel, web: WebServer, scheme: str) -> None:
     done = curl(proxies(tunnel)[scheme], "--fail", web.url("/bytes/1000", "localhost"))
     assert done.stdout == content(1000), done.stderr
@@ -82,8 +84,7 @@ def test_several_requests_reuse_a_connection_of_the_http_proxy(
 
 def test_upload_in_chunks_through_the_http_proxy(tunnel: Tunnel, web: WebServer) -> None:
     done = subprocess.run(
-        ["curl", "-sS", "-q", "--proxy", proxies(tunnel)["http"], "--noproxy", ""]
-        + ["-T", "-", web.url("/up")],
+        ["curl", "-sS", "-q", "--noproxy", "", "-x", tunnel.http, "-T", "-", web.url("/up")],
         input=content(3_000_000),
         capture_output=True,
         timeout=40,
