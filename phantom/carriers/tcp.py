@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.tcp import Connection
 from zope.interface import implementer
 
 from phantom.layer import Layer
@@ -74,6 +76,22 @@ def discard_unread(transport: Any) -> None:
             left -= size
     except OSError:
         return  # nothing left to read, or no socket any more
+
+
+def write_separately(transport: Any, pieces: Iterable[bytes]) -> None:
+    """Write pieces each as a segment of its own, where the transport can.
+
+    Twisted joins what is written in one turn.  OpenSSL on a socket writes each session ticket
+    by itself, and a censor sees the difference.
+    """
+    direct = isinstance(transport, Connection)
+    for piece in pieces:
+        if direct and not transport.dataBuffer and not transport._tempDataLen:
+            sent = transport.writeSomeData(piece)
+            if isinstance(sent, int):  # otherwise an exception, which `write` meets as well
+                piece = piece[sent:]
+        if piece:
+            transport.write(piece)
 
 
 @implementer(IStreamClientEndpoint)

@@ -19,7 +19,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol
 from twisted.python.failure import Failure
 
-from phantom.carriers.tcp import discard_unread
+from phantom.carriers.tcp import discard_unread, write_separately
 from phantom.carriers.tls_engine import TLSEngine
 from phantom.errors import HandshakeError, RemoteProtocolError
 from phantom.interfaces import StrangerPolicy
@@ -45,8 +45,10 @@ FAILED_LINGER = 5.0
 #: the kernel resets instead of closing; measured with nginx 1.22.
 READ_AHEAD = 16709
 
-#: The first byte of a TLS handshake record (RFC 8446, section 5.1).
+#: Content types and header size of a TLS record (RFC 8446, section 5.1).
 _HANDSHAKE_RECORD = 0x16
+_APPLICATION_RECORD = 0x17
+_RECORD_HEADER = 5
 
 #: The bit nginx takes for an SSL 2.0 record when it tells TLS from plain HTTP.
 _SSL2_BIT = 0x80
@@ -131,7 +133,7 @@ class TLSLayer(Layer):
             self._broken(error)
             return
         if not self._up:
-            self._flush()
+            write_separately(self.transport, _tickets_apart(engine.outgoing()))
             if not engine.handshake_done or not self._complete():
                 return
         self._deliver()
@@ -384,3 +386,19 @@ class TLSLayer(Layer):
 def _looks_like_tls(data: bytes) -> bool:
     """Tell as nginx does (ngx_http_request.c, ngx_http_ssl_handshake): by the first byte."""
     return data[0] == _HANDSHAKE_RECORD or data[0] & _SSL2_BIT != 0
+
+
+def _tickets_apart(flight: bytes) -> list[bytes]:
+    """Cut what ends a TLS 1.3 handshake into its session tickets; leave other flights whole.
+
+    The server's last flight holds nothing but encrypted records, one for each ticket.
+    """
+    if not flight or flight[0] != _APPLICATION_RECORD:
+        return [flight] if flight else []
+    records: list[bytes] = []
+    start = 0
+    while start < len(flight):
+        end = start + _RECORD_HEADER + int.from_bytes(flight[start + 3 : start + 5], "big")
+        records.append(flight[start:end])
+        start = end
+    return records

@@ -99,7 +99,7 @@ class _ClientFactory(Factory):
     def doStop(self) -> None:
         self._inner.doStop()
 
-    def buildProtocol(self, addr: IAddress | None) -> TLSLayer | None:
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         upper = self._inner.buildProtocol(addr)
         if upper is None:
             return None

@@ -94,6 +94,8 @@ class OpenSSLEngine:
             return
         except SSL.Error as error:
             raise RemoteProtocolError(_reason(error)) from None
+        except _NoCommonProtocol:
+            raise RemoteProtocolError("no application protocol in common") from None
         self.handshake_done = True
 
     def plaintext(self, limit: int) -> bytes:

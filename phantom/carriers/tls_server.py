@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IProtocolFactory
 from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
 
+from phantom.carriers.nginx_site import Answer, SiteDecoy
+from phantom.carriers.strangers import Strangers
 from phantom.carriers.tls import SERVER_HANDSHAKE_TIMEOUT, TLSLayer
 from phantom.carriers.tls_openssl import ServerCertificates
+from phantom.core.nginx_pages import DEFAULT_BANNER
+from phantom.core.nginx_request import Request
 from phantom.interfaces import StrangerPolicy
 from phantom.runtime import Runtime
+
+
+class _PlainHTTPSite:
+    """nginx's answer to plain HTTP on a TLS port; everything else is the connection's."""
+
+    def __init__(self, banner: Callable[[], str]) -> None:
+        self._banner = banner
+
+    @property
+    def banner(self) -> str:
+        return self._banner()
+
+    def answer(self, request: Request, origin: str) -> Answer | int:
+        return 497
+
+
+def plain_http_policy(
+    runtime: Runtime, banner: Callable[[], str] = lambda: DEFAULT_BANNER
+) -> StrangerPolicy:
+    """Return what answers those who do not speak TLS as nginx does.
+
+    Args:
+        runtime: Timers and the time of day.
+        banner: The Server header; the decoy's own, so that both say the same.
+    """
+    return SiteDecoy(runtime, _PlainHTTPSite(banner), https=False, plain_only=True)
+
+
+class _Handshaking(TLSLayer):
+    """A server's layer, which is counted until TLS is up."""
+
+    strangers: Strangers
+
+    def connectionMade(self) -> None:
+        self.strangers.admit(self)
+        super().connectionMade()
 
 
 class TLSServerFactory(Factory):
@@ -21,9 +63,10 @@ class TLSServerFactory(Factory):
         certificates: What to show; `ServerCertificates.reload` applies to connections made
             after it.
         inner_factory: Builds the protocols above; they start when TLS is up.
-        not_tls: Takes a visitor whose first byte is not TLS (see
-            `phantom.carriers.decoy.plain_http_policy`); None leaves it to OpenSSL.
+        not_tls: Takes a visitor whose first byte is not TLS; `plain_http_policy` unless
+            given.
         timeout: Seconds for the handshake.
+        strangers: Bounds the handshakes under way at once; one of its own otherwise.
     """
 
     noisy = False
@@ -36,12 +79,14 @@ class TLSServerFactory(Factory):
         *,
         not_tls: StrangerPolicy | None = None,
         timeout: float = SERVER_HANDSHAKE_TIMEOUT,
+        strangers: Strangers | None = None,
     ) -> None:
         self._runtime = runtime
         self._certificates = certificates
         self._inner: Any = inner_factory
-        self._not_tls = not_tls
+        self._not_tls = not_tls or plain_http_policy(runtime)
         self._timeout = timeout
+        self._strangers = strangers or Strangers()
 
     def doStart(self) -> None:
         """Start the factory above with this one."""
@@ -51,15 +96,26 @@ class TLSServerFactory(Factory):
         """Stop the factory above with this one."""
         self._inner.doStop()
 
-    def buildProtocol(self, addr: IAddress | None) -> TLSLayer | None:
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         """Return TLS with the inner factory's protocol above, or None when it has none."""
         upper = self._inner.buildProtocol(addr)
         if upper is None:
             return None
-        return TLSLayer(
+
+        def outcome(_failure: Failure | None) -> None:
+            self._strangers.release(layer)
+
+        def not_tls(transport: Any, received: bytes) -> None:
+            self._strangers.release(layer)
+            self._not_tls(transport, received)
+
+        layer = _Handshaking(
             self._runtime,
             self._certificates.engine(),
             upper,
             timeout=self._timeout,
-            not_tls=self._not_tls,
+            not_tls=not_tls,
+            outcome=outcome,
         )
+        layer.strangers = self._strangers
+        return layer

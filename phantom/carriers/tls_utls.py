@@ -9,14 +9,21 @@ the trust anchor identifiers, which Chromium sends sorted by their bytes.
 from __future__ import annotations
 
 import ssl
+from importlib import import_module
 from typing import Any
 
 from phantom.errors import ConfigurationError, RemoteProtocolError
 
-try:
-    import utls
-except ImportError:  # the extra "utls" is not installed
-    utls = None
+
+def _optional(name: str) -> Any:
+    """Import a package that need not be installed; None when it is not."""
+    try:
+        return import_module(name)
+    except ImportError:
+        return None
+
+
+utls = _optional("utls")
 
 #: Whether the browser engine can be had.
 AVAILABLE = utls is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import NoReturn
@@ -97,7 +98,7 @@ class PeerVerifier:
                 "holds no PEM certificate", file=ca_file, key="tls_ca"
             ) from None
         for anchor in anchors:
-            assert self._store is not None  # noqa: S101  (only called with one)
+            assert self._store is not None
             self._store.add_cert(crypto.X509.from_cryptography(anchor))
 
     def verify(self, chain: list[bytes], now: float) -> None:
@@ -132,7 +133,7 @@ class PeerVerifier:
         self._verify_name(leaf)
 
     def _verify_chain(self, certificates: list[x509.Certificate], found: bytes, now: float) -> None:
-        assert self._store is not None  # noqa: S101  (there is a store when there is no pin)
+        assert self._store is not None
         leaf, *others = (crypto.X509.from_cryptography(entry) for entry in certificates)
         self._store.set_time(datetime.fromtimestamp(now, UTC))
         try:
@@ -178,7 +179,7 @@ class PeerVerifier:
         try:
             ip_address(self._name)
         except ValueError:
-            check = verify_certificate_hostname
+            check: Callable[[x509.Certificate, str], None] = verify_certificate_hostname
         else:
             check = verify_certificate_ip_address
         try:
