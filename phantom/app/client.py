@@ -81,6 +81,41 @@ def has_aes_instructions() -> bool:
     )
 
 
+def make_tunnel(
+    runtime: Runtime, config: ClientConfig, meters: Meters
+) -> tuple[Dialer, TunnelOutbound]:
+    """Return the tunnel without any proxy before it; the caller starts and stops the dialer.
+
+    Args:
+        runtime: The outside world.
+        config: The settings; its listening addresses are not used.
+        meters: Counts links.
+    """
+    settings = DialerSettings(
+        initiator=InitiatorSettings(
+            private_key=config.private_key.raw,
+            server_key=config.server_public_key.raw,
+            cipher=choose_cipher(config.cipher),
+            mode=Mode.BARE if config.tls_sni is None else Mode.TLS_HTTP1,
+            host=config.tls_sni or "",
+            prefix=config.tcp_prefix,
+            timeout=config.handshake_timeout,
+        ),
+        limits=MuxLimits(
+            max_streams=config.max_streams,
+            session_memory=config.session_memory,
+            window=config.window,
+        ),
+        keepalive=config.keepalive,
+        drain_timeout=config.drain_timeout,
+    )
+    dialer = Dialer(runtime, _endpoint(runtime, config), settings, meters)
+    outbound = TunnelOutbound(
+        runtime, dialer, early_reply=config.early_reply, link_wait=config.link_wait
+    )
+    return dialer, outbound
+
+
 class ClientService(MultiService):
     """Everything of a client.  Its ports are bound when it is made.
 
@@ -104,36 +139,10 @@ class ClientService(MultiService):
         self.meters = Meters()
         self.cipher = choose_cipher(config.cipher)
         self._config = config
-        self.dialer = Dialer(
-            runtime, _endpoint(runtime, config), self._dialer_settings(), self.meters
-        )
-        outbound = TunnelOutbound(
-            runtime, self.dialer, early_reply=config.early_reply, link_wait=config.link_wait
-        )
+        self.dialer, outbound = make_tunnel(runtime, config, self.meters)
         self.socks5_address: tuple[Any, ...] | None = None
         self.http_address: tuple[Any, ...] | None = None
         self._listen(runtime, outbound)
-
-    def _dialer_settings(self) -> DialerSettings:
-        config = self._config
-        return DialerSettings(
-            initiator=InitiatorSettings(
-                private_key=config.private_key.raw,
-                server_key=config.server_public_key.raw,
-                cipher=self.cipher,
-                mode=Mode.BARE if config.tls_sni is None else Mode.TLS_HTTP1,
-                host=config.tls_sni or "",
-                prefix=config.tcp_prefix,
-                timeout=config.handshake_timeout,
-            ),
-            limits=MuxLimits(
-                max_streams=config.max_streams,
-                session_memory=config.session_memory,
-                window=config.window,
-            ),
-            keepalive=config.keepalive,
-            drain_timeout=config.drain_timeout,
-        )
 
     def _listen(self, runtime: Runtime, outbound: TunnelOutbound) -> None:
         config = self._config

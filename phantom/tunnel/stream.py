@@ -131,11 +131,6 @@ class Stream:
 
     # -- the local protocol -------------------------------------------------------------
 
-    @property
-    def has_protocol(self) -> bool:
-        """Whether a protocol has been attached."""
-        return self._protocol is not None
-
     def attach(self, protocol: Any) -> None:
         """Connect the protocol that uses this stream; what has arrived is delivered then.
 
@@ -144,11 +139,20 @@ class Stream:
                 ``memoryview`` objects, valid as long as they are referred to, instead of
                 copies.
         """
+        self.protocol = protocol
+        protocol.makeConnection(self)
+        self._deliver()
+
+    @property
+    def protocol(self) -> Any:
+        """The protocol that uses this stream; assigning replaces it, as on Twisted's TCP."""
+        return self._protocol
+
+    @protocol.setter
+    def protocol(self, protocol: Any) -> None:
         self._half_closes = IHalfCloseableProtocol.providedBy(protocol)
         self._views = getattr(protocol, "accepts_views", False)
         self._protocol = protocol
-        protocol.makeConnection(self)
-        self._deliver()
 
     def accept(self, protocol: Any) -> None:
         """Tell the peer that its destination is connected, and attach the protocol."""
