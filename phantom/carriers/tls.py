@@ -96,6 +96,7 @@ class TLSLayer(Layer):
         self._received = 0  # during the handshake
         self._paused = False
         self._delivering = False
+        self._eof = False  # the transport's input ended while paused
         self._reads_closed = False  # the peer's close_notify was passed up
         self._writes_closed = False  # our close_notify went down
         self._ended = False  # nothing more is delivered
@@ -142,7 +143,10 @@ class TLSLayer(Layer):
         """The peer closed its half of the transport: fine after close_notify, else a cut."""
         if self._reads_closed or self._ended or self._engine.peer_closed:
             return
-        if self._up:
+        if self._up and self._paused:
+            # The close_notify may lie in the engine, behind data that has to wait.
+            self._eof = True
+        elif self._up:
             # Without close_notify anyone on the path may have cut the text short (RFC 8446,
             # section 6.1), so this is never a clean end.
             self._fail(Failure(ConnectionLost("TLS was cut off without a close")))
@@ -263,6 +267,9 @@ class TLSLayer(Layer):
                     self.upper.dataReceived(data)
                 elif engine.peer_closed:
                     self._peer_closed()
+                elif self._eof:
+                    self._eof = False
+                    self.readConnectionLost()
                 else:
                     break
             # Post-handshake messages may have been answered (a key update, say).

@@ -210,15 +210,12 @@ def server_context(cert_path: str, key_path: str) -> SSL.Context:
                 f"cannot be read: {error.strerror}", file=path, key=key
             ) from None
         except SSL.Error as error:
-            raise ConfigurationError(
-                f"is not usable PEM: {_reason(error)}", file=path, key=key
-            ) from None
-    try:
-        context.check_privatekey()
-    except SSL.Error:
-        raise ConfigurationError(
-            "the key does not belong to the certificate", file=key_path, key="tls_key"
-        ) from None
+            # OpenSSL compares the key with the certificate as soon as it has both.
+            reason = _reason(error)
+            problem = f"is not usable PEM: {reason}"
+            if "mismatch" in reason:
+                problem = "the key does not belong to the certificate"
+            raise ConfigurationError(problem, file=path, key=key) from None
     # nginx: SHA-1 over the certificates; only the length, 20 bytes, shows on the wire.
     context.set_session_id(hashlib.sha1(cert_path.encode(), usedforsecurity=False).digest())
     # Answering the server name, whatever it is, is what nginx's default server does.

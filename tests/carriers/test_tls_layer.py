@@ -1,0 +1,355 @@
+"""The TLS layer over memory: both engines, any chunks, every way to end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from phantom.carriers.tls import FAILED_LINGER, SERVER_HANDSHAKE_TIMEOUT, TLSLayer
+from phantom.carriers.tls_openssl import ServerCertificates
+from phantom.errors import HandshakeError
+from phantom.runtime import Runtime
+
+
+class Upper:
+    """Records what a layer does to it."""
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.transport: Any = None
+        self.reasons: list[type[BaseException]] = []
+        self.on_data: Any = None
+
+    def makeConnection(self, transport: Any) -> None:
+        self.transport = transport
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+        if self.on_data is not None:
+            self.on_data()
+
+    def connectionLost(self, reason: Any) -> None:
+        self.reasons.append(reason.type)
+
+
+@implementer(IHalfCloseableProtocol)
+class HalfCloser(Upper):
+    ended = 0
+
+    def readConnectionLost(self) -> None:
+        self.ended += 1
+
+    def writeConnectionLost(self) -> None:
+        pass
+
+
+@pytest.fixture
+def joined(runtime: Runtime, clock: Clock, certificate: Any, wire: Any) -> Any:
+    certificates = ServerCertificates(certificate[0], certificate[1])
+
+    def make(client_engine: Any, upper: type[Upper] = Upper) -> Any:
+        near, far = upper(), upper()
+        client = TLSLayer(runtime, client_engine(), near)
+        peer = TLSLayer(runtime, certificates.engine(), far)
+        return near, far, wire(clock, client, peer)
+
+    return make
+
+
+@pytest.fixture
+def pair(joined: Any, client_engine: Any) -> Any:
+    return lambda upper=Upper: joined(client_engine, upper)
+
+
+def test_upper_starts_only_when_the_handshake_is_done(pair: Any) -> None:
+    near, far, wire = pair()
+    assert near.transport is None and far.transport is None
+    wire.run()
+    assert near.transport.alpn == far.transport.alpn == "http/1.1"
+
+
+chunking = given(
+    sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=20),
+    up=st.binary(max_size=3000),
+    down=st.binary(max_size=3000),
+)
+often = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@chunking
+@often
+def test_any_chunking_with_openssl(
+    joined: Any, openssl_engine: Any, sizes: list[int], up: bytes, down: bytes
+) -> None:
+    _exchange(*joined(openssl_engine), sizes, up, down)
+
+
+@chunking
+@often
+def test_any_chunking_with_utls(
+    joined: Any, utls_engine: Any, sizes: list[int], up: bytes, down: bytes
+) -> None:
+    _exchange(*joined(utls_engine), sizes, up, down)
+
+
+def _exchange(near: Any, far: Any, wire: Any, sizes: list[int], up: bytes, down: bytes) -> None:
+    turn = 0
+
+    def size() -> int:
+        nonlocal turn
+        turn += 1
+        return sizes[turn % len(sizes)]
+
+    wire.run(size)
+    near.transport.write(up)
+    far.transport.writeSequence([down[:100], down[100:]])
+    wire.run(size)
+    near.transport.loseConnection()
+    wire.run(size)
+    assert bytes(far.received) == up and bytes(near.received) == down
+    assert near.reasons == far.reasons == [ConnectionDone]
+
+
+def test_byte_by_byte(pair: Any) -> None:
+    near, far, wire = pair()
+    wire.run(lambda: 1)
+    near.transport.write(b"x" * 40000)
+    wire.run(lambda: 1)
+    assert far.received == b"x" * 40000
+
+
+def test_ten_megabytes_both_ways_with_back_pressure(pair: Any) -> None:
+    near, far, wire = pair()
+    wire.run()
+    total = 10_000_000
+    block = bytes(range(256)) * 512
+
+    @implementer(IPushProducer)
+    class Source:
+        def __init__(self, transport: Any) -> None:
+            self.transport, self.sent, self.paused, self.pauses = transport, 0, False, 0
+
+        def pauseProducing(self) -> None:
+            self.paused = True
+            self.pauses += 1
+
+        def resumeProducing(self) -> None:
+            self.paused = False
+            self.push()
+
+        def stopProducing(self) -> None:
+            self.paused = True
+
+        def push(self) -> None:
+            while not self.paused and self.sent < total:
+                self.transport.write(block)
+                self.sent += len(block)
+
+    sources = [Source(near.transport), Source(far.transport)]
+    for source in sources:
+        source.transport.registerProducer(source, True)
+        source.push()
+    wire.run()
+    assert near.received == far.received == block * (sources[0].sent // len(block))
+    assert len(near.received) >= total
+    for source, end in zip(sources, wire.ends, strict=True):
+        assert source.pauses > 50
+        assert end.peak < 65536 + len(block) + 4096
+
+
+def test_nothing_is_delivered_while_paused(pair: Any) -> None:
+    near, far, wire = pair()
+    wire.run()
+    far.on_data = lambda: far.transport.pauseProducing()
+    near.transport.write(b"a" * 500_000)
+    wire.run(lambda: 1_000_000)
+    first = len(far.received)
+    assert 0 < first < 500_000
+    assert not wire.ends[1].reading
+    far.transport.resumeProducing()
+    assert len(far.received) == first, "delivery must not happen inside resumeProducing"
+    wire.run()
+    assert first < len(far.received) < 500_000
+    far.on_data = None
+    far.transport.resumeProducing()
+    wire.run()
+    assert len(far.received) == 500_000
+
+
+def test_close_waits_behind_paused_data(pair: Any) -> None:
+    near, far, wire = pair()
+    wire.run()
+    far.transport.pauseProducing()
+    near.transport.write(b"last words")
+    near.transport.loseConnection()
+    # As if the kernel had handed everything over before the pause.
+    wire.ends[1].reading = True
+    wire.step(1 << 20)
+    assert far.received == b"" and far.reasons == []
+    far.transport.resumeProducing()
+    wire.run()
+    assert far.received == b"last words" and far.reasons == [ConnectionDone]
+
+
+def test_cut_behind_paused_data(pair: Any) -> None:
+    near, far, wire = pair()
+    wire.run()
+    far.transport.pauseProducing()
+    near.transport.write(b"last words")
+    wire.ends[0].loseConnection()
+    wire.ends[1].reading = True
+    wire.step(1 << 20)
+    far.transport.resumeProducing()
+    wire.run()
+    assert far.received == b"last words" and far.reasons == [ConnectionLost]
+
+
+def test_half_close_each_way(pair: Any) -> None:
+    near, far, wire = pair(HalfCloser)
+    wire.run()
+    near.transport.write(b"question")
+    near.transport.loseWriteConnection()
+    near.transport.write(b"too late")
+    wire.run()
+    assert far.received == b"question" and far.ended == 1
+    assert far.reasons == near.reasons == []
+    far.transport.write(b"answer" * 50_000)
+    wire.run()
+    far.transport.loseWriteConnection()
+    wire.run()
+    assert near.received == b"answer" * 50_000
+    assert near.reasons == far.reasons == [ConnectionDone]
+    assert far.ended == 1
+
+
+def test_half_close_closes_who_knows_none(pair: Any) -> None:
+    near, far, wire = pair()
+    wire.run()
+    near.transport.loseWriteConnection()
+    wire.run()
+    assert near.reasons == far.reasons == [ConnectionDone]
+
+
+@pytest.mark.parametrize("upper", [Upper, HalfCloser])
+def test_a_cut_is_never_a_clean_end(pair: Any, upper: Any) -> None:
+    near, far, wire = pair(upper)
+    wire.run()
+    near.transport.write(b"half a page")
+    wire.run()
+    wire.ends[0].loseConnection()  # TCP ends, TLS did not
+    wire.run()
+    assert far.received == b"half a page"
+    assert far.reasons == near.reasons == [ConnectionLost]
+
+
+def test_a_changed_byte_ends_both(pair: Any) -> None:
+    near, far, wire = pair()
+    wire.run()
+    near.transport.write(b"good")
+    near.transport.write(b"spoiled")
+    wire.ends[0].queue[-1] ^= 1
+    wire.run()
+    assert far.received == b"good"
+    assert far.reasons == [ConnectionLost]
+    assert near.reasons == [ConnectionLost]  # told so by the alert
+
+
+def test_abort_sends_no_close(pair: Any) -> None:
+    near, far, wire = pair()
+    wire.run()
+    near.transport.abortConnection()
+    wire.run()
+    assert far.reasons == near.reasons == [ConnectionLost]
+
+
+def test_pull_producer_is_waited_for(pair: Any) -> None:
+    near, far, wire = pair()
+    wire.run()
+
+    class Pull:
+        left = 5
+
+        def resumeProducing(self) -> None:
+            self.left -= 1
+            near.transport.write(b"piece")
+            if not self.left:
+                near.transport.unregisterProducer()
+
+        def stopProducing(self) -> None:
+            pass
+
+    near.transport.registerProducer(Pull(), False)
+    near.transport.loseConnection()
+    wire.run()
+    assert far.received == b"piece" * 5 and far.reasons == [ConnectionDone]
+
+
+def test_echo_inside_data_received(pair: Any) -> None:
+    near, far, wire = pair()
+    wire.run()
+    far.on_data = lambda: (far.transport.write(b"bye"), far.transport.loseConnection())
+    near.transport.write(b"hello")
+    wire.run()
+    assert near.received == b"bye"
+    assert near.reasons == far.reasons == [ConnectionDone]
+
+
+def test_handshake_timeout(runtime: Runtime, clock: Clock, certificate: Any, wire: Any) -> None:
+    certificates = ServerCertificates(certificate[0], certificate[1])
+    outcomes: list[Any] = []
+    upper = Upper()
+    layer = TLSLayer(runtime, certificates.engine(), upper, outcome=outcomes.append)
+    joined = wire(clock, layer, Upper())
+    clock.advance(SERVER_HANDSHAKE_TIMEOUT - 1)
+    assert not joined.ends[0].closing
+    clock.advance(1)
+    assert joined.ends[0].closing
+    assert outcomes[0].check(HandshakeError)
+    clock.advance(FAILED_LINGER)
+    assert joined.ends[0].aborted
+    joined.run()
+    assert upper.reasons == [] and len(outcomes) == 1
+    assert clock.getDelayedCalls() == []
+
+
+@given(st.binary(min_size=1, max_size=400))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_garbage_never_raises(
+    certificate: Any,
+    openssl_engine: Any,
+    utls_engine: Any,
+    runtime: Runtime,
+    clock: Clock,
+    wire: Any,
+    data: bytes,
+) -> None:
+    server = ServerCertificates(certificate[0], certificate[1]).engine()
+    for engine in (server, openssl_engine(), utls_engine()):
+        upper = Upper()
+        joined = wire(clock, TLSLayer(runtime, engine, upper), HalfCloser())
+        joined.ends[1].write(data)
+        joined.run()
+        joined.ends[1].loseConnection()
+        joined.run()
+        assert upper.transport is None
+
+
+def test_not_tls_is_given_away(runtime: Runtime, clock: Clock, certificate: Any, wire: Any) -> None:
+    certificates = ServerCertificates(certificate[0], certificate[1])
+    taken: list[Any] = []
+    upper = Upper()
+    layer = TLSLayer(
+        runtime, certificates.engine(), upper, not_tls=lambda *visitor: taken.append(visitor)
+    )
+    joined = wire(clock, layer, Upper())
+    joined.ends[1].write(b"GET / HTTP/1.0\r\n\r\n")
+    joined.run()
+    assert taken == [(joined.ends[0], b"GET / HTTP/1.0\r\n\r\n")]
+    assert clock.getDelayedCalls() == [] and upper.transport is None
