@@ -134,7 +134,7 @@ class BackendDecoy:
     ) -> None:
         self._endpoint = _backend_endpoint(runtime.reactor, host, port)
         self._pair = pair
-        self._strangers = strangers or Strangers()
+        self._strangers = Strangers() if strangers is None else strangers
         self._out_of_order = SiteDecoy(
             runtime, _BadGateway(lambda: self.banner), strangers=self._strangers
         )

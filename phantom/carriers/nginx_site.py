@@ -378,7 +378,7 @@ class SiteDecoy:
         self._site = site
         self._https = https
         self._plain_only = plain_only
-        self._strangers = strangers or Strangers()
+        self._strangers = Strangers() if strangers is None else strangers
 
     def __call__(self, transport: Any, received: bytes) -> None:
         """Serve a visitor."""

@@ -86,7 +86,7 @@ class TLSServerFactory(Factory):
         self._inner: Any = inner_factory
         self._not_tls = not_tls or plain_http_policy(runtime)
         self._timeout = timeout
-        self._strangers = strangers or Strangers()
+        self._strangers = Strangers() if strangers is None else strangers
 
     def doStart(self) -> None:
         """Start the factory above with this one."""

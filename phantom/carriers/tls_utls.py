@@ -40,7 +40,8 @@ def _sorted_anchors(blob: bytes) -> bytes:
         end = offset + 1 + blob[offset]
         identifiers.append(blob[offset:end])
         offset = end
-    return b"".join(sorted(identifiers, key=lambda identifier: identifier[1:]))
+    identifiers.sort(key=lambda identifier: identifier[1:])
+    return b"".join(identifiers)
 
 
 def browser_fingerprint(profile: str, alpn: tuple[str, ...]) -> Any:

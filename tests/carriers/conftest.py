@@ -36,9 +36,14 @@ class Authority:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = _name("test authority")
         self.certificate = self._sign(
-            self.name, self.key.public_key(), NOW - timedelta(days=1), NOW + timedelta(days=3650),
-            [(x509.BasicConstraints(ca=True, path_length=None), True),
-             (x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), False)],
+            self.name,
+            self.key.public_key(),
+            NOW - timedelta(days=1),
+            NOW + timedelta(days=3650),
+            [
+                (x509.BasicConstraints(ca=True, path_length=None), True),
+                (x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), False),
+            ],
         )
         self.ca_file = str(folder / "ca.pem")
         self._write("ca.pem", self.certificate.public_bytes(serialization.Encoding.PEM))
@@ -49,20 +54,38 @@ class Authority:
         path.write_bytes(data)
         return str(path)
 
-    def _sign(self, subject: Any, public: Any, start: Any, end: Any, extensions: Any,
-              key: Any = None, issuer: Any = None) -> x509.Certificate:
+    def _sign(
+        self,
+        subject: Any,
+        public: Any,
+        start: Any,
+        end: Any,
+        extensions: Any,
+        key: Any = None,
+        issuer: Any = None,
+    ) -> x509.Certificate:
         builder = (
-            x509.CertificateBuilder().subject_name(subject).issuer_name(issuer or self.name)
-            .public_key(public).serial_number(x509.random_serial_number())
-            .not_valid_before(start).not_valid_after(end)
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer or self.name)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(start)
+            .not_valid_after(end)
         )
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical)
         return builder.sign(key or self.key, hashes.SHA256())
 
-    def issue(self, name: str = "server.test", *, start_days: int = -1, end_days: int = 3650,
-              self_signed: bool = False, usage: Any = ExtendedKeyUsageOID.SERVER_AUTH,
-              ) -> tuple[str, str, bytes]:
+    def issue(
+        self,
+        name: str = "server.test",
+        *,
+        start_days: int = -1,
+        end_days: int = 3650,
+        self_signed: bool = False,
+        usage: Any = ExtendedKeyUsageOID.SERVER_AUTH,
+    ) -> tuple[str, str, bytes]:
         """Return the paths of certificate and key, and the key's pin."""
         key = ec.generate_private_key(ec.SECP256R1())
         try:
@@ -70,21 +93,34 @@ class Authority:
         except ValueError:
             alternative = x509.DNSName(name)
         certificate = self._sign(
-            _name("leaf"), key.public_key(),
-            NOW + timedelta(days=start_days), NOW + timedelta(days=end_days),
-            [(x509.SubjectAlternativeName([alternative]), False),
-             (x509.ExtendedKeyUsage([usage]), False)],
-            key=key if self_signed else None, issuer=_name("leaf") if self_signed else None,
+            _name("leaf"),
+            key.public_key(),
+            NOW + timedelta(days=start_days),
+            NOW + timedelta(days=end_days),
+            [
+                (x509.SubjectAlternativeName([alternative]), False),
+                (x509.ExtendedKeyUsage([usage]), False),
+            ],
+            key=key if self_signed else None,
+            issuer=_name("leaf") if self_signed else None,
         )
         self._count += 1
         digest = hashes.Hash(hashes.SHA256())
-        digest.update(key.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
+        digest.update(
+            key.public_key().public_bytes(
+                serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+        )
         return (
             self._write(f"{self._count}.pem", certificate.public_bytes(serialization.Encoding.PEM)),
-            self._write(f"{self._count}.key", key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption())),
+            self._write(
+                f"{self._count}.key",
+                key.private_bytes(
+                    serialization.Encoding.PEM,
+                    serialization.PrivateFormat.PKCS8,
+                    serialization.NoEncryption(),
+                ),
+            ),
             digest.finalize(),
         )
 
@@ -107,9 +143,13 @@ def clock() -> Clock:
 def _runtime(reactor: Any, clock: Any) -> Runtime:
     base = system_runtime(reactor)
     return Runtime(
-        reactor=reactor, clock=clock, entropy=base.entropy,
+        reactor=reactor,
+        clock=clock,
+        entropy=base.entropy,
         wall_time=lambda: (NOW + timedelta(hours=1)).timestamp(),
-        monotonic=base.monotonic, boottime=base.boottime, resolve=base.resolve,
+        monotonic=base.monotonic,
+        boottime=base.boottime,
+        resolve=base.resolve,
     )
 
 

@@ -106,7 +106,13 @@ async def test_address_in_the_certificate(
     ],
 )
 async def test_bad_certificates(
-    engine: str, listen: Any, live_runtime: Any, authority: Any, issue: Any, trusted: bool, says: str
+    engine: str,
+    listen: Any,
+    live_runtime: Any,
+    authority: Any,
+    issue: Any,
+    trusted: bool,
+    says: str,
 ) -> None:
     cert, key, pin = authority.issue(**issue)
     port = listen(ServerCertificates(cert, key))
@@ -194,9 +200,7 @@ def test_unusable_settings(live_runtime: Any, tmp_path: Path) -> None:
             client_endpoint(live_runtime, "h", 1, TLSClientSettings(sni="s", profile="lynx"))
 
 
-def test_fallback_is_announced_once(
-    live_runtime: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fallback_is_announced_once(live_runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
 
     class Log:
@@ -288,16 +292,20 @@ def _handshake(port: int, alpn: list[str], version: ssl.TLSVersion | None = None
         context.set_alpn_protocols(alpn)
     if version is not None:
         context.maximum_version = version
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as raw:
-        with context.wrap_socket(raw, server_hostname="anything.test") as tls:
-            tls.sendall(b"x")
-            return tls.recv(1), tls.selected_alpn_protocol(), tls.version()
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=5) as raw,
+        context.wrap_socket(raw, server_hostname="anything.test") as tls,
+    ):
+        tls.sendall(b"x")
+        return tls.recv(1), tls.selected_alpn_protocol(), tls.version()
 
 
 async def test_server_chooses_like_nginx(listen: Any, certificate: Any) -> None:
     port = listen(ServerCertificates(certificate[0], certificate[1]))
     for offered, chosen in (
-        (["h2", "http/1.1"], "http/1.1"), (["http/1.0", "x"], "http/1.0"), ([], None)
+        (["h2", "http/1.1"], "http/1.1"),
+        (["http/1.0", "x"], "http/1.0"),
+        ([], None),
     ):
         answer = await deferToThread(_handshake, port, offered)
         assert answer == (b"x", chosen, "TLSv1.3")
@@ -313,8 +321,17 @@ async def test_openssl_s_client(listen: Any, authority: Any, certificate: Any) -
 
     def run() -> str:
         command = [
-            "openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "server.test",
-            "-CAfile", authority.ca_file, "-attime", "1780300000", "-verify_return_error",
+            "openssl",
+            "s_client",
+            "-connect",
+            f"127.0.0.1:{port}",
+            "-servername",
+            "server.test",
+            "-CAfile",
+            authority.ca_file,
+            "-attime",
+            "1780300000",
+            "-verify_return_error",
         ]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -45,10 +45,15 @@ def _read(data: bytes, size: int = 10_000) -> tuple[list[bytes], int | None]:
     ("data", "expected"),
     [
         (b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n\r\nGET /b HTTP/1.0\n\n", ([b"/a", b"/b"], None)),
-        (b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhiGET /b HTTP/1.0\n\n",
-         ([b"/a", b"/b"], None)),
-        (b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nhi\r\n0\r\na: b\r\n"
-         b"\r\nGET /b HTTP/1.0\n\n", ([b"/", b"/b"], None)),
+        (
+            b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhiGET /b HTTP/1.0\n\n",
+            ([b"/a", b"/b"], None),
+        ),
+        (
+            b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"2;x\r\nhi\r\n0\r\na: b\r\n\r\nGET /b HTTP/1.0\n\n",
+            ([b"/", b"/b"], None),
+        ),
         (b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxx\r\n", ([b"/"], 400)),
         (b"foo", ([], 400)),
         (b"GET /\x01", ([], 400)),
@@ -105,9 +110,18 @@ def test_no_path_leaves_the_root(segments: list[bytes]) -> None:
     assert path.startswith(b"/") and b".." not in path.split(b"/")
 
 
-@given(st.one_of(st.binary(max_size=200), st.lists(st.sampled_from(
-    [b"GET ", b"/", b" HTTP/1.1", b"\r\n", b"Host: x", b"a:", b"\n", b" ", b"1", b":"]),
-    max_size=20).map(b"".join)), st.integers(1, 9))
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.lists(
+            st.sampled_from(
+                [b"GET ", b"/", b" HTTP/1.1", b"\r\n", b"Host: x", b"a:", b"\n", b" ", b"1", b":"]
+            ),
+            max_size=20,
+        ).map(b"".join),
+    ),
+    st.integers(1, 9),
+)
 def test_only_one_error_and_the_same_in_pieces(data: bytes, size: int) -> None:
     assert _read(data, size) == _read(data)
 

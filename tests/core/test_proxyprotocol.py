@@ -24,9 +24,7 @@ def _v2(command: int, family: int, body: bytes) -> bytes:
 
 
 def _header(source: str, port: int, destination: str, to: int) -> ProxyHeader:
-    return ProxyHeader(
-        Endpoint(ip_address(source), port), Endpoint(ip_address(destination), to)
-    )
+    return ProxyHeader(Endpoint(ip_address(source), port), Endpoint(ip_address(destination), to))
 
 
 _FOUR = ip_address("192.0.2.7").packed + ip_address("198.51.100.1").packed
@@ -90,8 +88,14 @@ def test_bad(data: bytes) -> None:
         ProxyHeaderParser().feed(data)
 
 
-@given(st.one_of(st.binary(max_size=300), st.binary(max_size=300).map(V2_SIGNATURE.__add__),
-                 st.binary(max_size=120).map(b"PROXY ".__add__)), st.integers(1, 20))
+@given(
+    st.one_of(
+        st.binary(max_size=300),
+        st.binary(max_size=300).map(V2_SIGNATURE.__add__),
+        st.binary(max_size=120).map(b"PROXY ".__add__),
+    ),
+    st.integers(1, 20),
+)
 def test_anything_else_raises_one_error(data: bytes, size: int) -> None:
     parser = ProxyHeaderParser()
     try:

@@ -1,0 +1,300 @@
+"""The silent drain, the bound on visitors, the PROXY protocol, and the decoy's banner."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
+
+from phantom.carriers.decoy import BackendDecoy, built_in_site
+from phantom.carriers.drain import HALF_CLOSED_TIME, SilentDrain
+from phantom.carriers.proxy_protocol import HEADER_TIMEOUT, ProxyProtocolFactory
+from phantom.carriers.strangers import Strangers
+from phantom.carriers.tcp import UNSENT_LOW_WATER, prepare_link_socket
+from phantom.carriers.tls_openssl import ServerCertificates
+from phantom.carriers.tls_server import TLSServerFactory
+from phantom.layer import Layer
+from phantom.relay import relay_pair
+from phantom.runtime import Runtime
+
+
+class Transport(StringTransport):
+    protocol: Any = None
+    aborted = False
+
+    def __init__(self, host: str = "192.0.2.1") -> None:
+        super().__init__(peerAddress=IPv4Address("TCP", host, 1))
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+class Recorder(Protocol):
+    def __init__(self, address: Any = None) -> None:
+        self.address = address
+        self.received = b""
+        self.lost = False
+        self.ended: Deferred[None] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: Any) -> None:
+        self.lost = True
+        self.ended.callback(None)
+
+
+class Recorders(Factory):
+    noisy = False
+
+    def __init__(self) -> None:
+        self.built: list[Recorder] = []
+
+    def buildProtocol(self, addr: Any) -> Recorder:
+        self.built.append(Recorder(addr))
+        return self.built[-1]
+
+
+def test_drain_is_silent_whatever_comes(runtime: Runtime, clock: Clock) -> None:
+    drain = SilentDrain(runtime, 10, 10)
+    transport = Transport()
+    transport.pauseProducing()
+    drain(transport, b"something")
+    assert transport.producerState == "producing"
+    for _ in range(100):
+        transport.protocol.dataReceived(b"x" * 1000)
+    clock.advance(1e6)
+    transport.protocol.readConnectionLost()
+    clock.advance(HALF_CLOSED_TIME - 1)
+    assert not transport.value() and not transport.disconnecting and not transport.aborted
+    clock.advance(1)
+    assert transport.disconnecting and not transport.value() and len(drain) == 1
+    transport.protocol.connectionLost(Failure(ConnectionDone()))
+    assert len(drain) == 0
+
+
+def test_drain_aborts_the_oldest_when_full(runtime: Runtime) -> None:
+    drain = SilentDrain(runtime, 3, 2)
+    crowd = [Transport(f"192.0.2.{number}") for number in range(3)]
+    others = [Transport(f"198.51.{number}.1") for number in range(2)]
+    for transport in crowd + others:
+        drain(transport, b"")
+    assert [one.aborted for one in crowd + others] == [True, True, False, False, False]
+    crowd[0].protocol.connectionLost(Failure(ConnectionLost()))
+    assert len(drain) == 3
+
+
+async def test_silent_on_a_real_socket(reactor: Any, live_runtime: Runtime) -> None:
+    drain = SilentDrain(live_runtime, 10, 10)
+    transports: list[Any] = []
+
+    class Visitor(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            transports.append(self.transport)
+            drain(self.transport, data)
+
+    port = reactor.listenTCP(0, Factory.forProtocol(Visitor), interface="127.0.0.1")
+
+    def visit() -> str:
+        with socket.create_connection(("127.0.0.1", port.getHost().port)) as one:
+            one.sendall(b"hello" * 10_000)
+            one.shutdown(socket.SHUT_WR)
+            one.settimeout(0.3)
+            try:
+                return repr(one.recv(1))
+            except TimeoutError:
+                return "silence"
+
+    assert await deferToThread(visit) == "silence"
+    assert len(drain) == 1
+    transports[0].abortConnection()
+    while len(drain):
+        pause: Deferred[None] = Deferred()
+        reactor.callLater(0.01, pause.callback, None)
+        await pause
+    await port.stopListening()
+
+
+# -- PROXY protocol ---------------------------------------------------------------------
+
+HEADER = b"PROXY TCP4 203.0.113.9 198.51.100.1 50000 443\r\n"
+
+
+def _connect(factory: Any, host: str = "10.0.0.1") -> tuple[Any, Transport]:
+    transport = Transport(host)
+    protocol = factory.buildProtocol(IPv4Address("TCP", host, 1))
+    protocol.makeConnection(transport)
+    return protocol, transport
+
+
+@pytest.fixture
+def recorders() -> Recorders:
+    return Recorders()
+
+
+def test_trusted_header_in_pieces(runtime: Runtime, recorders: Recorders, clock: Clock) -> None:
+    factory = ProxyProtocolFactory(runtime, recorders, [ip_network("10.0.0.0/8")])
+    protocol, _ = _connect(factory)
+    for byte in HEADER:
+        protocol.dataReceived(bytes([byte]))
+    protocol.dataReceived(b"visitor")
+    (inner,) = recorders.built
+    assert inner.received == b"visitor"
+    assert inner.address.host == "203.0.113.9" and inner.transport.getPeer() == inner.address
+    assert inner.transport.getHost().host == "198.51.100.1"
+    assert clock.getDelayedCalls() == []
+    protocol.connectionLost(Failure(ConnectionDone()))
+    assert inner.lost
+
+
+def test_untrusted_header_is_the_visitors_own_bytes(runtime: Runtime, recorders: Recorders) -> None:
+    factory = ProxyProtocolFactory(runtime, recorders, [ip_network("10.0.0.0/8")])
+    protocol, _ = _connect(factory, "192.0.2.1")
+    protocol.dataReceived(HEADER)
+    assert recorders.built[0].received == HEADER
+    assert recorders.built[0].address.host == "192.0.2.1"
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n", b"PROXY TCP4 x\r\n"])
+def test_trusted_proxy_without_header(runtime: Runtime, recorders: Recorders, data: bytes) -> None:
+    factory = ProxyProtocolFactory(runtime, recorders, [ip_network("10.0.0.0/8")])
+    protocol, transport = _connect(factory)
+    protocol.dataReceived(data)
+    assert transport.aborted and not recorders.built
+    protocol.connectionLost(Failure(ConnectionLost()))
+    assert not runtime.clock.getDelayedCalls()  # type: ignore[attr-defined]
+
+
+def test_trusted_proxy_that_says_nothing(
+    runtime: Runtime, recorders: Recorders, clock: Clock
+) -> None:
+    factory = ProxyProtocolFactory(runtime, recorders, [ip_network("10.0.0.0/8")])
+    _, transport = _connect(factory)
+    clock.advance(HEADER_TIMEOUT)
+    assert transport.aborted
+
+
+def test_local_socket(runtime: Runtime, recorders: Recorders) -> None:
+    trusting = ProxyProtocolFactory(runtime, recorders, ["unix"])
+    assert not isinstance(trusting.buildProtocol(UNIXAddress("/x")), Recorder)
+    wary = ProxyProtocolFactory(runtime, recorders, [ip_network("0.0.0.0/0")])
+    assert isinstance(wary.buildProtocol(UNIXAddress("/x")), Recorder)
+
+
+# -- bounds and sockets -----------------------------------------------------------------
+
+
+def test_handshakes_are_bounded(runtime: Runtime, certificate: Any, clock: Clock) -> None:
+    strangers = Strangers(2, 2)
+    factory = TLSServerFactory(
+        runtime,
+        ServerCertificates(certificate[0], certificate[1]),
+        Recorders(),
+        strangers=strangers,
+    )
+    visitors = [_connect(factory, f"192.0.{number}.1") for number in range(3)]
+    assert [transport.aborted for _, transport in visitors] == [True, False, False]
+    for protocol, _ in visitors:
+        protocol.connectionLost(Failure(ConnectionLost()))
+    assert len(strangers) == 0 and clock.getDelayedCalls() == []
+
+
+async def test_link_sockets_are_prepared(reactor: Any) -> None:
+    recorders = Recorders()
+    port = reactor.listenTCP(0, recorders, interface="127.0.0.1")
+    from twisted.internet.endpoints import TCP4ClientEndpoint
+
+    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+    client = await endpoint.connect(Recorders())
+    layer = Layer(Recorder())
+    layer.transport = client.transport
+    prepare_link_socket(layer)
+    handle = client.transport.getHandle()
+    assert handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        low_water = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+        assert low_water == UNSENT_LOW_WATER
+    prepare_link_socket(StringTransport())  # left alone
+    client.transport.loseConnection()
+    await client.ended
+    await recorders.built[0].ended
+    await port.stopListening()
+
+
+async def test_backend_gets_every_byte_and_gives_its_name(
+    reactor: Any, live_runtime: Runtime
+) -> None:
+    heard: list[bytes] = []
+
+    class Backend(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            heard.append(data)
+            self.transport.write(b"HTTP/1.1 200 OK\r\nServer: Caddy\r\n\r\n")
+            if data.startswith(b"HEAD"):
+                self.transport.loseConnection()
+
+    backend = reactor.listenTCP(0, Factory.forProtocol(Backend), interface="127.0.0.1")
+    decoy = BackendDecoy(live_runtime, "127.0.0.1", backend.getHost().port, relay_pair)
+
+    class Visitor(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            decoy(self.transport, b"\x00already read\xff" + data)
+
+    port = reactor.listenTCP(0, Factory.forProtocol(Visitor), interface="127.0.0.1")
+    from twisted.internet.endpoints import TCP4ClientEndpoint
+
+    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+    client = await endpoint.connect(Recorders())
+    client.transport.write(b"visitor")
+    for _ in range(200):
+        if client.received and decoy.banner == "Caddy":
+            break
+        pause: Deferred[None] = Deferred()
+        reactor.callLater(0.01, pause.callback, None)
+        await pause
+    assert b"\x00already read\xffvisitor" in heard
+    assert client.received.startswith(b"HTTP/1.1 200 OK") and decoy.banner == "Caddy"
+    client.transport.loseConnection()
+    await client.ended
+    await port.stopListening()
+    await backend.stopListening()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+async def test_curl_sees_a_site(reactor: Any, live_runtime: Runtime, certificate: Any) -> None:
+    policy = built_in_site(live_runtime, b"seed")
+
+    class Visitor(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            policy(self.transport, data)
+
+    factory = TLSServerFactory(
+        live_runtime,
+        ServerCertificates(certificate[0], certificate[1]),
+        Factory.forProtocol(Visitor),
+    )
+    port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    base = f"https://127.0.0.1:{port.getHost().port}"
+
+    def curl() -> str:
+        command = ["curl", "-sSik", "--noproxy", "*", f"{base}/", f"{base}/style.css"]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True
+        ).stdout
+
+    text = await deferToThread(curl)
+    assert text.count("HTTP/1.1 200 OK") == 2 and "<h1>" in text and "text/css" in text
+    await port.stopListening()
