@@ -1,0 +1,185 @@
+"""The specification says what the code does: examples, tables and numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from phantom.core import handshake, opening, session, wire
+from phantom.core.stream import TRANSITIONS, Event
+from phantom.crypto import kdf
+from phantom.crypto.records import RecordSealer
+from phantom.errors import EXPLANATIONS, Outcome
+from phantom.tunnel import frame, mux
+from phantom.tunnel import session as tunnel_session
+
+ROOT = Path(__file__).resolve().parent.parent
+WIRE = (ROOT / "doc" / "spec" / "wire.md").read_text()
+HANDSHAKE = (ROOT / "doc" / "spec" / "handshake.md").read_text()
+VECTORS = json.loads((ROOT / "tests" / "vectors" / "golden.json").read_text())
+
+
+def section(page: str, title: str) -> str:
+    """Return what stands under a heading, up to the next of any rank."""
+    found = re.search(rf"(?ms)^#+ {re.escape(title)}$(.*?)(?=^#|\Z)", page)
+    assert found is not None, title
+    return found[1]
+
+
+def flat(page: str, title: str) -> str:
+    """Return a section as one line."""
+    return " ".join(section(page, title).split())
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of a Markdown table, without its head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def spans(text: str) -> set[str]:
+    """Return the code spans that are hexadecimal and long enough to be an example."""
+    return {s for s in re.findall(r"`([0-9a-f]{10,})`", text) if len(s) % 2 == 0}
+
+
+GOLDEN = {text for _, text in runpy.run_path(str(ROOT / "tests/core/test_wire.py"))["GOLDEN"]}
+
+
+@pytest.mark.parametrize("example", sorted(GOLDEN))
+def test_every_golden_frame_is_shown(example: str) -> None:
+    assert f"`{example}`" in WIRE
+
+
+def test_every_frame_shown_is_golden() -> None:
+    shown = spans(WIRE) - spans(section(WIRE, "Records"))
+    assert shown == GOLDEN
+
+
+def test_frame_table() -> None:
+    table = rows(section(WIRE, "Frames"))
+    assert [(int(row[0], 16), row[1]) for row in table] == [
+        (kind.value, f"`{kind.name}`") for kind in wire.FrameType
+    ]
+    for (_, _, stream, sequenced, payload), kind in zip(table, wire.FrameType, strict=True):
+        if kind in wire.RESERVED:
+            assert "reserved" in payload
+        else:
+            assert (stream == "0") == (kind in wire.ON_STREAM_ZERO)
+            assert (sequenced == "yes") == wire.is_sequenced(kind)
+
+
+def test_state_table() -> None:
+    resets = (Event.SEND_RESET, Event.RECEIVE_RESET)
+    assert rows(section(WIRE, "Streams")) == [
+        [state.name, event.name, after.name]
+        for (state, event), after in TRANSITIONS.items()
+        if event not in resets
+    ]
+
+
+def test_outcome_table() -> None:
+    assert rows(section(WIRE, "Outcomes")) == [
+        [
+            f"0x{outcome.value:02X}",
+            f"`{outcome.name}`",
+            str(told.socks),
+            str(told.http),
+            told.advice,
+        ]
+        for outcome, told in EXPLANATIONS.items()
+    ]
+    assert set(EXPLANATIONS) == set(Outcome)
+
+
+def test_numbers_of_wire() -> None:
+    limits = section(WIRE, "Limits, and what breaking them costs")
+    for burst, rate in (
+        (frame.PING_BURST, frame.PING_RATE),
+        (frame.IDLE_BURST, frame.IDLE_RATE),
+        (mux.CONTROL_BURST, mux.CONTROL_RATE),
+        (mux.STRAY_BURST, mux.STRAY_RATE),
+    ):
+        assert f"{burst} at once, {rate:.0f} a second" in limits
+    assert f"{mux.MAX_GOAWAYS} in a session" in limits
+    assert f"{2 * session.MAX_RETAINED_FRAMES} " in limits
+    assert f"{wire.MAX_RECORD_PLAINTEXT} bytes" in limits
+    assert f"at most {wire.MAX_PAYLOAD} bytes" in flat(WIRE, "Frames")
+    assert f"0 to {wire.MAX_PING} bytes" in section(WIRE, "Frames")
+    sessions = flat(WIRE, "Sessions")
+    for number in (
+        f"{session.MAX_RETAINED_BYTES // 2**20} MiB or {session.MAX_RETAINED_FRAMES} frames",
+        f"{tunnel_session.ACK_BYTES // 1024} KiB, {tunnel_session.ACK_FRAMES} frames or "
+        f"{tunnel_session.ACK_DELAY * 1000:.0f} ms",
+        f"nothing for {tunnel_session.STALL_TIMEOUT:.0f} s",
+    ):
+        assert number in sessions
+    assert f"up to {wire.INITIAL_CREDIT} bytes before the reply" in flat(WIRE, "Streams")
+
+
+def test_statuses_and_reasons() -> None:
+    statuses = flat(WIRE, "Sessions").partition("Statuses:")[2].partition("Anything but")[0]
+    assert re.findall(r"\b([0-9]+) ", statuses) == [str(s.value) for s in wire.AttachStatus]
+    reasons = section(WIRE, "GOAWAY").partition("Reasons:")[2].partition("Unknown")[0]
+    assert re.findall(r"\b([0-9]+) ", reasons) == [str(r.value) for r in wire.GoawayReason]
+
+
+def test_record_example() -> None:
+    key, record = re.findall(r"`([0-9a-f]{40,})`", section(WIRE, "Records"))
+    sealer = RecordSealer(bytes.fromhex(key), handshake.Cipher.AESGCM)
+    assert sealer.seal(b"record 0").hex() == record
+
+
+def test_labels() -> None:
+    for direction in ("client", "server"):
+        assert f"`{kdf.HEADER_LABEL.decode()}{direction}`" in HANDSHAKE
+    assert f"`{kdf.PATH_LABEL.decode()}`" in HANDSHAKE
+    assert f"`{kdf.MIX_LABEL.decode()}`" in HANDSHAKE
+    assert f"`{kdf.LENGTH_LABEL.decode()}`" in section(WIRE, "Records")
+    assert f"`{kdf.BODY_LABEL.decode()}`" in section(WIRE, "Records")
+
+
+def test_handshake_numbers() -> None:
+    header = flat(HANDSHAKE, "Sealed header")
+    assert (
+        f"{handshake.MIN_REST_ONE} to {handshake.MAX_REST} in message 1, "
+        f"{handshake.MIN_REST_TWO} to {handshake.MAX_REST} in message 2" in header
+    )
+    bare = flat(HANDSHAKE, "Bare TCP")
+    assert f"{opening.MIN_PREFIX} to {opening.MAX_PREFIX} bytes" in bare
+    assert f"at most {opening.MAX_HEAD} bytes" in flat(HANDSHAKE, "Inside TLS")
+    for mode in handshake.Mode:
+        assert f"| `{mode.name}` | {mode.value} |" in HANDSHAKE
+
+
+def test_payload_fields() -> None:
+    table = rows(section(HANDSHAKE, "Payload"))
+    assert [(int(row[0], 16), row[1]) for row in table] == [
+        (field.value, f"`{field.name}`") for field in handshake.Field
+    ]
+    for row, field in zip(table, handshake.Field, strict=True):
+        size = row[2]
+        payload = bytes((handshake.VERSION, field, 0, 1, 0))
+        if size == "any":
+            handshake.HandshakePayload.decode(payload)
+        else:
+            right = bytes((handshake.VERSION, field)) + int(size).to_bytes(2, "big")
+            handshake.HandshakePayload.decode(right + bytes(int(size)))
+    wires = {case["wire"] for case in VECTORS["payloads"]}
+    assert spans(section(HANDSHAKE, "Payload")) <= wires
+
+
+def test_handshake_check_values() -> None:
+    [vector] = [v for v in VECTORS["handshakes"] if (v["mode"], v["cipher"]) == ("BARE", "AESGCM")]
+    text = section(HANDSHAKE, "Check values")
+    shown = [row[1].strip("`") for row in rows(text)]
+    assert shown == [
+        vector["server_public"],
+        vector["e1"]["wire"],
+        vector["header_1"],
+        vector["prologue"],
+    ]
+    assert f"`{vector['secret_path']}`" in text
