@@ -43,7 +43,7 @@ def prepare_link_socket(transport: Any) -> None:
             (a local socket, an in-memory transport).
     """
     transport = bottom(transport)
-    if not hasattr(transport, "setTcpNoDelay"):
+    if not hasattr(transport, "setTcpNoDelay") or not getattr(transport, "connected", True):
         return
     transport.setTcpNoDelay(True)
     transport.setTcpKeepAlive(True)
@@ -64,7 +64,8 @@ def discard_unread(transport: Any) -> None:
     which may destroy the last bytes we sent before the peer has read them.
     """
     transport = bottom(transport)
-    if not hasattr(transport, "getHandle"):
+    # A Twisted transport that was lost has no socket any more.
+    if not hasattr(transport, "getHandle") or not getattr(transport, "connected", True):
         return
     handle = transport.getHandle()
     left = _DISCARD_LIMIT
@@ -75,7 +76,7 @@ def discard_unread(transport: Any) -> None:
                 return
             left -= size
     except OSError:
-        return  # nothing left to read, or no socket any more
+        return  # nothing left to read
 
 
 def write_separately(transport: Any, pieces: Iterable[bytes]) -> None:

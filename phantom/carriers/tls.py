@@ -196,6 +196,8 @@ class TLSLayer(Layer):
         A pull producer is waited for until it unregisters; as with TCP, a push producer
         is not: whoever closes knows that it has no more.
         """
+        if self._lost:
+            return
         if self._producing:
             self._after_producer = self.loseConnection
             return
@@ -376,6 +378,8 @@ class TLSLayer(Layer):
             self._flush()
 
     def _close(self) -> None:
+        if self._lost:
+            return  # the last session's end may stop the program and close all sockets
         discard_unread(self.transport)
         self.transport.loseConnection()
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phantom.carriers.tls import FAILED_LINGER, SERVER_HANDSHAKE_TIMEOUT, TLSLayer
@@ -123,6 +124,21 @@ def test_byte_by_byte(pair: Any) -> None:
     near.transport.write(b"x" * 40000)
     wire.run(lambda: 1)
     assert far.received == b"x" * 40000
+
+
+def test_closing_twice_and_after_the_end_is_harmless(pair: Any) -> None:
+    near, far, wire = pair()
+    wire.run()
+    near.transport.loseConnection()
+    near.transport.loseConnection()
+    wire.run()
+    for upper in (near, far):
+        upper.transport.write(b"x")
+        upper.transport.loseWriteConnection()
+        upper.transport.loseConnection()
+        upper.transport.abortConnection()
+    wire.run()
+    assert near.reasons == far.reasons == [ConnectionDone]
 
 
 def test_ten_megabytes_both_ways_with_back_pressure(pair: Any) -> None:
@@ -259,6 +275,17 @@ def test_a_changed_byte_ends_both(pair: Any) -> None:
     assert far.received == b"good"
     assert far.reasons == [ConnectionLost]
     assert near.reasons == [ConnectionLost]  # told so by the alert
+
+
+def test_closing_what_is_lost_does_nothing(pair: Any) -> None:
+    """The end of the last link may stop the reactor, which loses the rest in the same call."""
+    _, far, wire = pair(HalfCloser)
+    wire.run()
+    end = wire.ends[1]
+    end.lost = True
+    end.protocol.connectionLost(Failure(ConnectionLost()))
+    far.transport.loseConnection()
+    assert not end.closing
 
 
 def test_abort_sends_no_close(pair: Any) -> None:

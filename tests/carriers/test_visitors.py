@@ -22,7 +22,7 @@ from phantom.carriers.decoy import BackendDecoy, built_in_site
 from phantom.carriers.drain import HALF_CLOSED_TIME, SilentDrain
 from phantom.carriers.proxy_protocol import HEADER_TIMEOUT, ProxyProtocolFactory
 from phantom.carriers.strangers import Strangers
-from phantom.carriers.tcp import UNSENT_LOW_WATER, prepare_link_socket
+from phantom.carriers.tcp import UNSENT_LOW_WATER, discard_unread, prepare_link_socket
 from phantom.carriers.tls_openssl import ServerCertificates
 from phantom.carriers.tls_server import TLSServerFactory
 from phantom.layer import Layer
@@ -228,9 +228,12 @@ async def test_link_sockets_are_prepared(reactor: Any) -> None:
         low_water = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
         assert low_water == UNSENT_LOW_WATER
     prepare_link_socket(StringTransport())  # left alone
-    client.transport.loseConnection()
+    transport = client.transport
+    transport.loseConnection()
     await client.ended
     await recorders.built[0].ended
+    prepare_link_socket(transport)  # nothing left to prepare
+    discard_unread(transport)
     await port.stopListening()
 
 
