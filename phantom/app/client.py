@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from phantom.app.descriptors import raise_descriptor_limit
 from phantom.app.listening import ListeningService, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
+from phantom.app.stopping import sockets_closed
 from phantom.carriers.registry import client_endpoint
 from phantom.carriers.tls_client import TLSClientSettings
 from phantom.config.load import load_client
@@ -136,6 +137,7 @@ class ClientService(MultiService):
     def __init__(self, runtime: Runtime, config: ClientConfig) -> None:
         super().__init__()
         raise_descriptor_limit()
+        self._runtime = runtime
         self.meters = Meters()
         self.cipher = choose_cipher(config.cipher)
         self._config = config
@@ -204,6 +206,7 @@ class ClientService(MultiService):
         # Accept no more first, so that nothing new arrives while the streams drain.
         await super().stopService()
         await self.dialer.stop()
+        await sockets_closed(self._runtime)
 
     def stopService(self) -> Deferred[None]:
         """Close the proxies, let streams finish for a moment, close the link."""

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from phantom.app.descriptors import raise_descriptor_limit
 from phantom.app.listening import ListeningService, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
+from phantom.app.stopping import sockets_closed
 from phantom.app.strangers import stranger_policy
 from phantom.carriers.drain import SilentDrain
 from phantom.carriers.proxy_protocol import ProxyProtocolFactory
@@ -200,6 +201,7 @@ class ServerService(MultiService):
     async def _stop(self) -> None:
         await super().stopService()
         await self.registry.shut_down(self._config.drain_timeout)
+        await sockets_closed(self._runtime)
         self._replay.close()
 
     def stopService(self) -> Deferred[None]:
