@@ -174,7 +174,7 @@ class Demo:
         hello = (
             "Chrome's hello" if tls_utls.AVAILABLE else "OpenSSL's hello (install phantom[utls])"
         )
-        self._say(f"  link          TLS 1.3 with {hello}, certificate pinned")
+        self._say(f"  link          TLS with {hello}, certificate pinned")
         self._say(f"  handshake     Noise IK, X25519, {ciphers[self._client.cipher]}, SHA-256")
         self._say(f"                ready after {seconds * 1000:.0f} ms (TCP, TLS and Noise)")
 

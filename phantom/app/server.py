@@ -14,9 +14,11 @@ from phantom.app.descriptors import raise_descriptor_limit
 from phantom.app.listening import ListeningService, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
 from phantom.app.stopping import sockets_closed
-from phantom.app.strangers import stranger_policy
+from phantom.app.strangers import reception
+from phantom.carriers.decoy import BackendDecoy
 from phantom.carriers.drain import SilentDrain
 from phantom.carriers.proxy_protocol import ProxyProtocolFactory
+from phantom.carriers.strangers import Strangers
 from phantom.carriers.tls_openssl import ServerCertificates
 from phantom.carriers.tls_server import TLSServerFactory
 from phantom.config.load import load_server
@@ -123,6 +125,7 @@ class ServerService(MultiService):
         )
         self._replay = _replay_file(runtime, config)
         self._gate = Gate(_allowed(config), self._replay, runtime, self.meters)
+        self._backend: BackendDecoy | None = None
         factory = self._factory()
         self.addresses: list[tuple[Any, ...]] = []
         for address in config.listen:
@@ -132,26 +135,34 @@ class ServerService(MultiService):
 
     def _factory(self) -> Any:
         config = self._config
-        places, places_per_prefix = place_limits(raise_descriptor_limit())
-        drain = SilentDrain(self._runtime, places, places_per_prefix)
-        undecided = min(config.max_unauthenticated, places)
-        tls = self._certificates is not None
+        places = place_limits(raise_descriptor_limit())
+        drain = SilentDrain(self._runtime, *places)
+        undecided = min(config.max_unauthenticated, places[0])
+        certificates = self._certificates
+        guests = reception(self._runtime, config, places) if certificates is not None else None
         factory: Any = TunnelFactory(
             self._runtime,
             self.registry,
             self._gate,
             private_key=config.private_key.raw,
             public_key=config.private_key.public().raw,
-            mode=Mode.TLS_HTTP1 if tls else Mode.BARE,
-            stranger=stranger_policy(self._runtime, config) if tls else drain,
+            mode=Mode.BARE if guests is None else Mode.TLS_HTTP1,
+            stranger=drain if guests is None else guests.in_tls,
             drain=drain,
             handshake_timeout=config.handshake_timeout,
             keepalive=config.keepalive,
             admission=Admission(undecided, max(1, undecided // PREFIX_SHARE)),
             meters=self.meters,
         )
-        if self._certificates is not None:
-            factory = TLSServerFactory(self._runtime, self._certificates, factory)
+        if certificates is not None and guests is not None:
+            self._backend = guests.backend
+            factory = TLSServerFactory(
+                self._runtime,
+                certificates,
+                factory,
+                not_tls=guests.not_tls,
+                strangers=Strangers(*places),
+            )
         if config.trusted_proxies:
             factory = ProxyProtocolFactory(self._runtime, factory, config.trusted_proxies)
         return factory
@@ -159,6 +170,8 @@ class ServerService(MultiService):
     def startService(self) -> None:
         """Accept links from now on, and reload on SIGHUP."""
         super().startService()
+        if self._backend is not None:
+            self._backend.learn_banner()
         if not self._config.allowed_clients:
             log.warn("allowed_clients is empty: nobody can connect")
         if self._reload is not None and hasattr(signal, "SIGHUP"):

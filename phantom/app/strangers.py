@@ -2,19 +2,55 @@
 
 from __future__ import annotations
 
+import attrs
+
 from phantom.address import Destination
 from phantom.carriers.decoy import BackendDecoy, FolderDecoy, built_in_site
+from phantom.carriers.strangers import Strangers
+from phantom.carriers.tls_server import plain_http_policy
 from phantom.config.schema import ServerConfig
+from phantom.crypto.kdf import SITE_LABEL, derive
 from phantom.interfaces import StrangerPolicy
 from phantom.relay import relay_pair
 from phantom.runtime import Runtime
 
 
-def stranger_policy(runtime: Runtime, config: ServerConfig) -> StrangerPolicy:
-    """Return the decoy that ``decoy`` names, or the built-in site without one."""
+@attrs.frozen(slots=True)
+class Reception:
+    """How a server with TLS receives those who are no clients.
+
+    Attributes:
+        in_tls: Gets visitors whose TLS is up.
+        not_tls: Gets visitors who do not speak TLS at all.
+        backend: The backend to ask for its name at start, if there is one.
+    """
+
+    in_tls: StrangerPolicy
+    not_tls: StrangerPolicy
+    backend: BackendDecoy | None = None
+
+
+def reception(runtime: Runtime, config: ServerConfig, places: tuple[int, int]) -> Reception:
+    """Return what ``decoy`` names, or the built-in site without one.
+
+    Args:
+        runtime: The outside world.
+        config: The settings.
+        places: Visitors at once, in all and of one network prefix.
+    """
+    # A spliced visitor holds two descriptors, one of them to the backend.
+    limit, per_prefix = places
+    strangers = Strangers(max(1, limit // 2), max(1, per_prefix // 2))
     decoy = config.decoy
     if isinstance(decoy, Destination):
-        return BackendDecoy(runtime, str(decoy.host), decoy.port, relay_pair)
+        backend = BackendDecoy(
+            runtime, str(decoy.host), decoy.port, relay_pair, strangers=strangers
+        )
+        # Both must call themselves the same, whatever the backend is.
+        return Reception(backend, plain_http_policy(runtime, lambda: backend.banner), backend)
     if decoy is not None:
-        return FolderDecoy(runtime, str(decoy))
-    return built_in_site(runtime, config.private_key.public().raw)
+        folder = FolderDecoy(runtime, str(decoy), strangers=strangers)
+        return Reception(folder, plain_http_policy(runtime))
+    seed = derive(config.private_key.raw, SITE_LABEL)
+    site = built_in_site(runtime, seed, strangers=strangers)
+    return Reception(site, plain_http_policy(runtime))

@@ -186,17 +186,20 @@ class BackendDecoy:
 
 
 def FolderDecoy(  # noqa: N802  (reads as a class among its like)
-    runtime: Runtime, path: str
+    runtime: Runtime, path: str, *, strangers: Strangers | None = None
 ) -> SiteDecoy:
     """Return the policy that serves a folder's files over HTTP/1.1, weaker than a backend."""
-    return SiteDecoy(runtime, FolderSite(path))
+    return SiteDecoy(runtime, FolderSite(path), strangers=strangers)
 
 
-def built_in_site(runtime: Runtime, seed: bytes) -> SiteDecoy:
+def built_in_site(
+    runtime: Runtime, seed: bytes, *, strangers: Strangers | None = None
+) -> SiteDecoy:
     """Return the policy for a server without a decoy: a page made up from `seed`.
 
     Args:
         runtime: Timers and the time of day.
-        seed: Particular to the server, and public: its public key, say.
+        seed: Particular to the server, and secret: who knows it can tell the page.
+        strangers: Who counts the visitors; one of its own otherwise.
     """
-    return SiteDecoy(runtime, PageSite(seed))
+    return SiteDecoy(runtime, PageSite(seed), strangers=strangers)

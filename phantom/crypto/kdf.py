@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 HEADER_LABEL = b"phantom 1 header "
 #: The path that opens a link inside TLS.
 PATH_LABEL = b"phantom 1 path"
+#: For the page that strangers get where no decoy is set; from the server's private key.
+SITE_LABEL = b"phantom 1 site"
 #: The key that seals the lengths of records.
 LENGTH_LABEL = b"phantom 1 length"
 #: The key that seals the bodies of records.
