@@ -135,11 +135,11 @@ def test_record_example() -> None:
 
 def test_labels() -> None:
     for direction in ("client", "server"):
-        assert f"`{kdf.HEADER_LABEL.decode()}{direction}`" in HANDSHAKE
-    assert f"`{kdf.PATH_LABEL.decode()}`" in HANDSHAKE
-    assert f"`{kdf.MIX_LABEL.decode()}`" in HANDSHAKE
-    assert f"`{kdf.LENGTH_LABEL.decode()}`" in section(WIRE, "Records")
-    assert f"`{kdf.BODY_LABEL.decode()}`" in section(WIRE, "Records")
+        assert f'`"{kdf.HEADER_LABEL.decode()}{direction}"`' in HANDSHAKE
+    assert f'`"{kdf.PATH_LABEL.decode()}"`' in HANDSHAKE
+    assert f'`"{kdf.MIX_LABEL.decode()}"`' in HANDSHAKE
+    assert f'`"{kdf.LENGTH_LABEL.decode()}"`' in section(WIRE, "Records")
+    assert f'`"{kdf.BODY_LABEL.decode()}"`' in section(WIRE, "Records")
 
 
 def test_handshake_numbers() -> None:
