@@ -59,6 +59,11 @@ def make_certificate(folder: Path, name: str, label: str = "server") -> Certific
             critical=False,
         )
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        # As OpenSSL makes them; they tell apart what has the same name.
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False
+        )
         .sign(key, hashes.SHA256())
     )
     made = Certificate(
