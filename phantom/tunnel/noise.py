@@ -122,6 +122,9 @@ class NoiseProtocol(Layer):
 
     def readConnectionLost(self) -> None:
         """End the link: half of one is of no use."""
+        if self.established and not self._ended:
+            # A transport whose producer is paused would resume that instead of closing.
+            self.transport.unregisterProducer()
         self.connectionLost(Failure(ConnectionDone()))
         self.transport.loseConnection()
 

@@ -8,8 +8,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from support.pipes import Split, byte_by_byte, join, run, seeded_split, whole
 from support.runtime import fake_runtime
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from phantom.core.handshake import Cipher, HandshakePayload, Mode
 from phantom.crypto.header import seal_header, secret_path
@@ -279,6 +281,42 @@ def test_a_lost_connection_is_told_once(mode: Mode) -> None:
     pair.pipe.cut()
     run(pair.clock, 1)
     assert len(pair.client_upper.lost) == len(pair.server_upper.lost) == 1
+
+
+@implementer(IHalfCloseableProtocol)
+class HalfClosed:
+    """A peer that has sent its last byte and reads on."""
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    def dataReceived(self, data: bytes) -> None:
+        pass
+
+    def readConnectionLost(self) -> None:
+        self.ended = True
+
+    def writeConnectionLost(self) -> None:
+        pass
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.ended = True
+
+
+@MODES
+def test_a_half_close_ends_a_link_that_is_congested(mode: Mode) -> None:
+    pair = Pair(mode)
+    pair.pipe.stall()
+    for _ in range(4):
+        pair.server_upper.transport.write(bytes(60_000))
+    peer = pair.pipe.left.protocol = HalfClosed()
+    pair.pipe.left.unregisterProducer()
+    pair.pipe.left.loseWriteConnection()
+    run(pair.clock, 1)
+    pair.pipe.unstall()
+    run(pair.clock, 60)
+    assert len(pair.server_upper.lost) == 1
+    assert peer.ended, "the server kept the socket for ever"
 
 
 def test_a_closed_connection_during_the_handshake_is_told() -> None:
