@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
-from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from phantom.address import Destination
@@ -277,7 +277,7 @@ class MultiplexerProtocol:
         self.draining = True
         # Streams the peer has not seen: it will never answer them.
         for stream in [s for i, s in self.streams.items() if self._is_ours(i) and i > last]:
-            stream.reset(Outcome.SHUTTING_DOWN, Failure(ConnectionAborted()))
+            stream.unseen(Outcome.SHUTTING_DOWN)
         if self._on_goaway is not None:
             self._on_goaway(self, reason)
 

@@ -264,6 +264,8 @@ class Session:
                 break
             link.send_record(record)
             records += 1
+        if self.ended:
+            return
         if send_log.overflowing:
             self.end(Failure(SessionError("the peer acknowledges nothing")))
         elif records and self._stall_timer is None:

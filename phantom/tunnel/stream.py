@@ -179,7 +179,7 @@ class Stream:
         self._outbox.append(data)
         self.waiting += len(data)
         self._activate()
-        if self.waiting > HIGH_WATER and self._producer is not None and not self._producer_paused:
+        if self.waiting > HIGH_WATER and self._streaming and not self._producer_paused:
             self._producer_paused = True
             self._producer.pauseProducing()
 
@@ -228,6 +228,15 @@ class Stream:
         self.state = State.CLOSED
         self._ended(reason, drop=True, later=True)
 
+    def unseen(self, outcome: Outcome) -> None:
+        """Give up a stream whose STREAM_OPEN the peer will never answer.
+
+        Args:
+            outcome: What the opener is told.
+        """
+        self._tell_outcome(outcome)
+        self.reset(outcome, Failure(StreamError("the peer takes no new streams", outcome)))
+
     def getPeer(self) -> HostnameAddress:
         """Return a placeholder: the destination's address is known to the other end only."""
         return ADDRESS
@@ -265,6 +274,7 @@ class Stream:
     def unregisterProducer(self) -> None:
         """Forget the producer."""
         self._producer = None
+        self._streaming = False
 
     # -- IPushProducer -------------------------------------------------------------------
 
@@ -487,10 +497,7 @@ class Stream:
         self.waiting = 0
         if drop:
             self._discard_inbox()
-        # Nothing is taken from the producer any more; a paused one must not hang for ever.
-        producer, self._producer = self._producer, None
-        if producer is not None and self._producer_paused:
-            producer.resumeProducing()
+        self._release_producer()
         self._mux.stream_closed(self, draining=bool(self._inbox))
         if later:
             self._mux.later(self._tell_end)
@@ -498,6 +505,17 @@ class Stream:
             self._tell_end()
         elif not self._delivering:
             self._deliver()
+
+    def _release_producer(self) -> None:
+        """Let go of the producer, from which nothing is taken any more."""
+        producer, self._producer = self._producer, None
+        streaming, self._streaming = self._streaming, False
+        if producer is None:
+            return
+        if not streaming:
+            producer.stopProducing()  # it waits to be asked, and would wait for ever
+        elif self._producer_paused:
+            producer.resumeProducing()
 
     def _discard_inbox(self) -> None:
         if self._inbox:

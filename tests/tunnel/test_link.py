@@ -12,7 +12,7 @@ from phantom.errors import Outcome, RelayError
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.mux import MultiplexerProtocol
 from phantom.tunnel.registry import SILENT
-from phantom.tunnel.session import DeadEnd, Session
+from phantom.tunnel.session import STALL_TIMEOUT, DeadEnd, Session
 
 
 def test_an_idle_link_stays_up_by_pings_of_varying_size_and_time() -> None:
@@ -211,3 +211,38 @@ def test_a_goaway_resets_streams_the_peer_has_not_seen() -> None:
     _, protocol = joined.open(early=True)
     joined.run(5)
     assert protocol.lost is not None and not protocol.clean
+
+
+def test_a_goaway_answers_whoever_still_waits_for_an_outcome() -> None:
+    joined = Joined(delay=0.1)
+    joined.run()
+    joined.server_mux.goaway(GoawayReason.SHUTDOWN)
+    stream, _ = joined.open()
+    joined.run(5)
+    assert joined.outcomes == {stream.stream_id: Outcome.SHUTTING_DOWN}
+
+
+def test_a_session_ended_while_it_sends_leaves_no_timer() -> None:
+    joined = Joined(capacity=10_000_000)
+    stream, _ = joined.open()
+    joined.run(STALL_TIMEOUT + 1)
+
+    class Suicidal:
+        """Ends the session when it is asked for more."""
+
+        asked = 0
+
+        def resumeProducing(self) -> None:
+            self.asked += 1
+            if self.asked == 1:
+                stream.write(bytes(200_000))
+            else:
+                joined.mux.close()
+
+        def stopProducing(self) -> None:
+            pass
+
+    stream.registerProducer(Suicidal(), False)
+    joined.run()
+    assert joined.ended
+    assert not [c for c in joined.clock.getDelayedCalls() if "Session." in repr(c.func)]
