@@ -14,6 +14,7 @@ from twisted.internet.error import ConnectionAborted
 from phantom.core.stream import State
 from phantom.errors import Outcome, RelayError, SessionError, StreamError
 from phantom.tunnel.mux import MuxLimits
+from phantom.tunnel.stream import Stream
 
 MIB = 1024 * 1024
 
@@ -223,6 +224,42 @@ def test_a_producer_is_paused_and_resumed() -> None:
     assert producer.calls == ["pause"]
     joined.run()
     assert producer.calls == ["pause", "resume"]
+
+
+class Puller:
+    """A pull producer, which knows no pause (`IPullProducer`)."""
+
+    def __init__(self, stream: Stream, pieces: list[bytes]) -> None:
+        self.stream = stream
+        self.pieces = pieces
+        self.stopped = 0
+
+    def resumeProducing(self) -> None:
+        if self.pieces:
+            self.stream.write(self.pieces.pop(0))
+
+    def stopProducing(self) -> None:
+        self.stopped += 1
+
+
+def test_a_pull_producer_is_asked_and_never_paused() -> None:
+    joined = Joined()
+    stream, _ = joined.open()
+    joined.run()
+    stream.registerProducer(Puller(stream, [bytes(300_000)] * 3), False)
+    joined.run(5)
+    assert len(joined.server_protocols[1].data) == 900_000
+
+
+def test_a_pull_producer_is_stopped_when_its_stream_ends() -> None:
+    joined = Joined()
+    stream, _ = joined.open()
+    joined.run()
+    puller = Puller(stream, [])
+    stream.registerProducer(puller, False)
+    joined.pipe.cut()
+    joined.run()
+    assert puller.stopped == 1
 
 
 def test_a_keystroke_overtakes_a_bulk_transfer() -> None:
