@@ -140,7 +140,7 @@ class Stream:
                 copies.
         """
         self.protocol = protocol
-        protocol.makeConnection(self)
+        self._tell(protocol.makeConnection, self)
         self._deliver()
 
     @property
@@ -321,9 +321,9 @@ class Stream:
         elif self.waiting <= LOW_WATER and self._producer is not None:
             if self._producer_paused:
                 self._producer_paused = False
-                self._producer.resumeProducing()
+                self._tell(self._producer.resumeProducing)
             elif not self._streaming and not self.waiting:
-                self._producer.resumeProducing()
+                self._tell(self._producer.resumeProducing)
 
     def _take(self, size: int) -> list[bytes | memoryview]:
         outbox = self._outbox
@@ -349,7 +349,7 @@ class Stream:
             if self.state is State.CLOSED:
                 self._ended(Failure(ConnectionDone()))
             elif self._half_closes:
-                self._protocol.writeConnectionLost()
+                self._tell(self._protocol.writeConnectionLost)
         elif kind is FrameType.STREAM_CLOSE and self.state is not State.CLOSED:
             send_log.append(FrameType.STREAM_CLOSE, self.stream_id)
             self._advance(Event.SEND_CLOSE)
@@ -436,14 +436,20 @@ class Stream:
         if on_outcome is not None:
             on_outcome(outcome)
 
-    def _hand_over(self, data: bytes | memoryview) -> None:
+    def _tell(self, call: Callable[..., object], *args: Any) -> None:
+        """Call the local protocol or producer.
+
+        Whatever that of an embedding program raises is its stream's end, not the link's and
+        with it everybody's.
+        """
         try:
-            self._protocol.dataReceived(data if self._views else bytes(data))
+            call(*args)
         except Exception:
-            # Whatever a protocol of an embedding program raises is that stream's end, not
-            # the link's and with it everybody's.
             log.failure("a stream's protocol failed; the stream is reset")
             self.abortConnection()
+
+    def _hand_over(self, data: bytes | memoryview) -> None:
+        self._tell(self._protocol.dataReceived, data if self._views else bytes(data))
         self._took(len(data))
 
     def _advance(self, event: Event) -> None:
@@ -469,7 +475,7 @@ class Stream:
         if self._read_ended and not self._closing and self._end_reason is None:
             self._read_ended = False
             if self._half_closes:
-                self._protocol.readConnectionLost()
+                self._tell(self._protocol.readConnectionLost)
             else:
                 self.loseConnection()
         if self._end_reason is not None:
@@ -513,9 +519,9 @@ class Stream:
         if producer is None:
             return
         if not streaming:
-            producer.stopProducing()  # it waits to be asked, and would wait for ever
+            self._tell(producer.stopProducing)  # it would wait for ever to be asked
         elif self._producer_paused:
-            producer.resumeProducing()
+            self._tell(producer.resumeProducing)
 
     def _discard_inbox(self) -> None:
         if self._inbox:
@@ -532,8 +538,8 @@ class Stream:
         if protocol is not None and reason is not None:
             if self._read_ended and self._half_closes and reason.check(ConnectionDone):
                 self._read_ended = False
-                protocol.readConnectionLost()
-            protocol.connectionLost(reason)
+                self._tell(protocol.readConnectionLost)
+            self._tell(protocol.connectionLost, reason)
 
 
 _CLOSABLE = frozenset(state for state in State if (state, Event.SEND_CLOSE) in TRANSITIONS)
