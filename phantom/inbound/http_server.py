@@ -488,7 +488,15 @@ class HttpServerProtocol(ABC):
         self._regulate()
 
     def _close(self) -> None:
-        self.released()
+        """Close once what was written has left.
+
+        Until then the connection is held on to, and timed: it counts as long as it is open,
+        and a client that takes nothing must not keep it for ever.
+        """
+        if (idle := self.take_idle_origin()) is not None:
+            idle.close()
+        self.phase = Phase.OVER
+        self._arm(EXCHANGE_TIMEOUT)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 

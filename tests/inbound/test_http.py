@@ -425,6 +425,21 @@ def test_a_client_that_ended_its_side_is_waited_for_only_so_long() -> None:
     assert world.app.disconnecting
 
 
+def test_a_client_that_never_takes_its_last_answer_is_let_go_of() -> None:
+    world = World()
+    origin = world.request()
+    world.app.end()
+    origin.deliver(OK)
+    world.app.congest()
+    world.app.flush()
+    assert world.app.disconnecting
+    assert world.app.connected
+    assert world.factory.waiting, "it is open, so it counts"
+    world.clock.advance(EXCHANGE_TIMEOUT)
+    assert world.app.aborted
+    assert world.nothing_left()
+
+
 def test_an_upload_cut_short_is_not_passed_on_as_complete() -> None:
     world = World()
     origin = world.request(POST + b"12")
