@@ -74,8 +74,9 @@ def test_wrong_usage_is_told_and_exits_with_2(args: list[str], message: str) -> 
 def test_a_command_without_arguments_shows_help() -> None:
     result = CliRunner().invoke(main, [])
     assert result.exit_code == 2
-    assert "Commands:" in result.output
-    assert "Traceback" not in result.output
+    assert result.stderr.startswith("Usage: phantom [OPTIONS] COMMAND [ARGS]...\n")
+    assert "Commands:" in result.stderr
+    assert "phantom:" not in result.stderr, "help is no complaint"
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:
@@ -108,6 +109,15 @@ def test_closed_standard_streams_are_no_traceback() -> None:
         1,
         "phantom: standard input: the private key is empty\n",
     )
+
+
+def test_a_key_that_cannot_be_printed_is_no_traceback() -> None:
+    command = subprocess.list2cmdline(PROGRAM[:2])
+    script = f'{command} "$1" genkey >&-'
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", PROGRAM[2]], capture_output=True, text=True, timeout=20
+    )
+    assert "Traceback" not in done.stderr
 
 
 def test_ctrl_c_is_quiet() -> None:

@@ -36,6 +36,8 @@ def genkey(output: str | None) -> None:
 
 def _warn_of_open_output() -> None:
     """Warn when standard output is a file that others can read: phantom will refuse it."""
+    if sys.stdout is None:  # closed before the program began
+        return
     try:
         status = os.fstat(sys.stdout.fileno())
     except (OSError, ValueError):

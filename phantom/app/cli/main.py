@@ -102,6 +102,9 @@ def _run(program: Callable[[], Any]) -> NoReturn:
     """Call `program` and exit; every failure that a user can cause is a line or two."""
     try:
         status = program()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        status = error.exit_code
     except click.UsageError as error:
         if error.ctx is not None:
             click.echo(error.ctx.get_usage(), err=True)
