@@ -78,7 +78,7 @@ class Demo:
         progress: Called with a title, the bytes so far and the bytes in all.
 
     Attributes:
-        failed: Whether the check has failed.
+        failed: Whether the check has failed, or is not over.
 
     Raises:
         ConfigurationError: A port cannot be bound.
@@ -142,11 +142,19 @@ class Demo:
             stop_after: Whether the program ends after the check.
 
         Returns:
-            A Deferred that fires when the check is done; it never fails (see `failed`).
+            A Deferred that fires when the check is done; it only fails, and then `failed` is
+            set, when nothing can be told.
         """
         return Deferred.fromCoroutine(self._start(stop_after))
 
     async def _start(self, stop_after: bool) -> None:
+        self.failed = True
+        await self._check()
+        if not self.failed and not stop_after:
+            self._tell_what_to_try()
+
+    async def _check(self) -> None:
+        """Start everything and send the downloads; `failed` says how it went."""
         for service in (self._target, self._server, self._client):
             service.startService()
         self._say("phantom demo: a server and a client with fresh keys, on this machine")
@@ -158,14 +166,11 @@ class Demo:
             self._tell_link(self._runtime.clock.seconds() - began)
             await self._download("SOCKS5", self._client.socks5_address, socks5_greeting)
             await self._download("HTTP CONNECT", self._client.http_address, http_greeting)
+            self.failed = False
         except Exception as error:  # whatever it is, the demo says it and ends with status 1
-            self.failed = True
             why = str(error) if isinstance(error, PhantomError) else repr(error)
             last = self._client.dialer.last_failure
             self._say(f"  FAILED: {why}" + (f" ({last.getErrorMessage()})" if last else ""))
-            return
-        if not stop_after:
-            self._tell_what_to_try()
 
     def _tell_link(self, seconds: float) -> None:
         ciphers = {Cipher.AESGCM: "AES-256-GCM", Cipher.CHACHAPOLY: "ChaCha20-Poly1305"}

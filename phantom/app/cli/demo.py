@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -12,21 +13,34 @@ import click
 if TYPE_CHECKING:
     from phantom.app.demo import Demo
 
+#: A bigger download shows nothing more, and its checksum alone would take minutes.
+MAX_MEGABYTES = 10_000
+
+_PORT = click.IntRange(0, 65535)
+
 
 @click.command()
 @click.option("--once", is_flag=True, help="End after the check; exit status 0 or 1.")
 @click.option(
-    "--socks5-port", default=1080, show_default=True, help="The SOCKS5 proxy's port; 0 for any."
+    "--socks5-port",
+    default=1080,
+    show_default=True,
+    help="The SOCKS5 proxy's port; 0 for any.",
+    type=_PORT,
 )
 @click.option(
-    "--http-port", default=8080, show_default=True, help="The HTTP proxy's port; 0 for any."
+    "--http-port",
+    default=8080,
+    show_default=True,
+    help="The HTTP proxy's port; 0 for any.",
+    type=_PORT,
 )
 @click.option(
     "--megabytes",
     default=64,
     show_default=True,
     help="Size of the download.",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_MEGABYTES),
 )
 def demo(once: bool, socks5_port: int, http_port: int, megabytes: int) -> None:
     """Show the tunnel working, on this machine, with fresh keys and TLS.
@@ -44,6 +58,7 @@ def demo(once: bool, socks5_port: int, http_port: int, megabytes: int) -> None:
 
     reactor: Any = installed
     set_level("warn")
+    _end_on_signals(reactor)
     with tempfile.TemporaryDirectory(prefix="phantom-demo-") as folder:
         try:
             made = Demo(
@@ -56,11 +71,30 @@ def demo(once: bool, socks5_port: int, http_port: int, megabytes: int) -> None:
                 progress=_progress if sys.stderr.isatty() else _no_progress,
             )
         except ConfigurationError as error:
-            hint = " (choose other ports with --socks5-port and --http-port; 0 takes any)"
-            raise click.ClickException(f"{error}{hint}") from None
+            # Which setting of a file that the demo made itself is no use to anyone.
+            hint = "choose other ports with --socks5-port and --http-port; 0 takes any"
+            raise click.ClickException(f"{error.problem} ({hint})") from None
         _run(made, reactor, once)
     if made.failed:
         sys.exit(1)
+
+
+def _end_on_signals(reactor: Any) -> None:
+    """Make a closed terminal and a plain ``kill`` end the demo as Ctrl-C does.
+
+    By default they end the process at once, and the folder with the keys stays behind.  The
+    reactor, while it runs, has its own way with SIGTERM.
+    """
+
+    def end(_number: int, _frame: Any) -> None:
+        if reactor.running:
+            reactor.callFromThread(reactor.stop)
+        else:
+            raise KeyboardInterrupt
+
+    for name in ("SIGHUP", "SIGTERM"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), end)
 
 
 def _run(made: Demo, reactor: Any, once: bool) -> None:
