@@ -6,16 +6,19 @@ import grp
 import os
 import pwd
 import re
+import select
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
-from support.destinations import WebServer, content, read_all
+from support.destinations import TcpServer, WebServer, content, read_all, shut
 from support.programs import (
     PATIENCE,
     Process,
@@ -313,6 +316,89 @@ def test_a_lost_server_breaks_its_streams(make_tunnel: MakeTunnel, web: WebServe
     tunnel.server.kill()
     download.join(3)
     assert isinstance(download.error, ConnectionResetError)
+
+
+class Road:
+    """A relay between client and server that can be cut, or made to swallow everything.
+
+    Attributes:
+        port: Where it listens.
+        swallows: Whether what arrives is dropped, on links made before as well.
+    """
+
+    def __init__(self, server: tuple[str, int]) -> None:
+        self._server = server
+        self._ends: list[socket.socket] = []
+        self.swallows = False
+        self._listener = TcpServer(self._serve)
+        self.port = self._listener.port
+
+    def _serve(self, client: socket.socket) -> None:
+        with socket.create_connection(self._server) as server:
+            pair = [client, server]
+            self._ends += pair
+            swallowed = False
+            while True:
+                for source, sink in (pair, pair[::-1]):
+                    if not select.select([source], [], [], 0.02)[0]:
+                        continue
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    swallowed = swallowed or self.swallows
+                    if not swallowed:
+                        sink.sendall(data)
+
+    def cut(self) -> None:
+        """Reset every link."""
+        ends, self._ends = self._ends, []
+        for end in ends:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            shut(end)
+
+    def __enter__(self) -> Self:
+        self._listener.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._listener.__exit__(None, None, None)
+
+
+def test_a_link_that_is_cut_is_made_again(
+    make_tunnel: MakeTunnel, carrier: str, web: WebServer
+) -> None:
+    tunnel = make_tunnel(carrier)
+    tunnel.start_server()
+    with Road(tunnel.server_address) as road:
+        tunnel.client_settings["server"] = f"127.0.0.1:{road.port}"
+        tunnel.start_client()
+        download = Download(tunnel, web, "/trickle/400000/30")
+        for _ in range(2):
+            road.cut()
+            tunnel.client.wait_for("link lost")
+            assert fetch(tunnel, web) == content(1000)
+        download.join(3)
+        assert isinstance(download.error, ConnectionResetError)
+        assert tunnel.server.log().count("session ended") == 2
+        assert tunnel.server.log().endswith("session begun; 1 live\n")
+
+
+@pytest.mark.slow
+def test_a_link_that_falls_silent_is_found_out(
+    make_tunnel: MakeTunnel, carrier: str, web: WebServer
+) -> None:
+    """Nothing arrives and nothing breaks, as when a network address is gone."""
+    tunnel = make_tunnel(carrier, server={"keepalive": 1}, client={"keepalive": 1})
+    tunnel.start_server()
+    with Road(tunnel.server_address) as road:
+        tunnel.client_settings["server"] = f"127.0.0.1:{road.port}"
+        tunnel.start_client()
+        assert fetch(tunnel, web) == content(1000)
+        road.swallows = True
+        tunnel.client.wait_for("link lost", timeout=10)
+        road.swallows = False
+        assert fetch(tunnel, web) == content(1000)
+        tunnel.server.wait_for("session ended; . live")  # it has found out, too
 
 
 # -- the log --------------------------------------------------------------------------------------

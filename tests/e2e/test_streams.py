@@ -242,3 +242,44 @@ def test_stalled_readers_cost_little_and_hinder_nobody(
         # A window of 4 MiB for each at the very most, and what Python makes of it.
         assert max(grown) < 64 * MEGABYTE, grown
         assert beside < 2 * alone + 0.5, (beside, alone)
+
+
+@pytest.mark.slow
+def test_a_stalled_destination_costs_little_and_hinders_nobody(
+    make_tunnel: Callable[..., Tunnel], web: WebServer
+) -> None:
+    """The other way round: who sends without end is made to wait."""
+    tunnel = make_tunnel("tcp").start()
+    over = threading.Event()
+    piece = content(MEGABYTE)
+
+    def push(connection: socket.socket) -> int:
+        sent = 0
+        connection.settimeout(1.5)
+        try:
+            while True:
+                sent += connection.send(piece)
+        except TimeoutError:
+            return sent
+
+    ends = (tunnel.server, tunnel.client)
+    with TcpServer(lambda _: over.wait(PATIENCE)) as stalled, ExitStack() as stack:
+        before = [end.memory() for end in ends]
+        senders = [stack.enter_context(tunnel.connect(stalled.port)) for _ in range(8)]
+        with ThreadPoolExecutor(len(senders)) as pool:
+            sent = list(pool.map(push, senders))
+        # What the windows and the kernel's buffers hold, and no more.
+        assert max(sent) < 40 * MEGABYTE
+        grown = [end.memory() - was for end, was in zip(ends, before, strict=True)]
+        assert max(grown) < 64 * MEGABYTE, grown
+        assert download(tunnel, web, MEGABYTE) == content_digest(MEGABYTE)
+        over.set()
+
+
+def test_one_stream_too_many_is_told_so(make_tunnel: Callable[..., Tunnel]) -> None:
+    tunnel = make_tunnel("tcp", server={"max_streams": 4}, client={"early_reply": "never"}).start()
+    with TcpServer(lambda connection: connection.recv(1)) as server, ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(tunnel.connect(server.port))
+        with pytest.raises(ConnectionError, match="SOCKS5 reply 1"):
+            tunnel.connect(server.port)
