@@ -24,7 +24,8 @@ Resolve = Callable[[str], Deferred[list[IPAddress]]]
 
 #: Threads for name lookups, apart from the reactor's own pool, so that slow name servers
 #: cannot starve anything else (getaddrinfo blocks its thread for up to 30 s by default).
-RESOLVER_THREADS = 16
+#: They are started as they are needed; an idle one takes some 20 kB.
+RESOLVER_THREADS = 32
 
 
 @attrs.frozen(slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from typing import Any, Final
 
 import attrs
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol
 from twisted.python.failure import Failure
 
@@ -20,6 +20,7 @@ from phantom.core.egress import EgressPolicy
 from phantom.core.eyeballs import connection_order
 from phantom.core.limits import Limits
 from phantom.errors import Outcome, RelayError
+from phantom.outbound.lookups import Lookups
 from phantom.outbound.race import EXHAUSTION, IPAddress, Race
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
@@ -38,8 +39,8 @@ ATTEMPT_TIMEOUT: Final = 10.0
 #: (resolv.conf(5), "timeout"), and this leaves that one time to answer.
 RESOLVE_TIMEOUT: Final = 8.0
 
-#: Lookups at once, in all and per client.  They share `phantom.runtime.RESOLVER_THREADS`
-#: threads; one client's dead name server must not fill the queue for the rest.
+#: Lookups at once, in all and per client, those included that wait for their turn
+#: (`phantom.outbound.lookups`).  A page of a hundred sites asks for less at a time.
 MAX_LOOKUPS: Final = 256
 MAX_LOOKUPS_PER_CLIENT: Final = 64
 
@@ -67,6 +68,7 @@ class DirectOutbound:
     Attributes:
         policy: May be replaced while running; what is connected stays connected.
         lookups: As given.
+        names: Looks names up, within those limits.
         connections: As given.
     """
 
@@ -87,6 +89,7 @@ class DirectOutbound:
         self.attempt_timeout = attempt_timeout
         self.resolve_timeout = resolve_timeout
         self.lookups = lookups or Limits(MAX_LOOKUPS, MAX_LOOKUPS_PER_CLIENT)
+        self.names = Lookups(runtime.resolve, self.lookups)
         self.connections = connections or Limits(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_CLIENT)
         self._warned_at: float | None = None
 
@@ -140,6 +143,7 @@ class _Connecting:
         "_deferred",
         "_destination",
         "_key",
+        "_name",
         "_outbound",
         "_protocol",
         "_race",
@@ -160,6 +164,8 @@ class _Connecting:
         self._deferred: Deferred[Any] | None = None
         #: Counts among the outbound's connections.
         self._counted = False
+        #: What is being looked up.
+        self._name: str | None = None
         self._race: Race | None = None
         self._timer: IDelayedCall | None = None
 
@@ -182,20 +188,17 @@ class _Connecting:
 
     def _look_up(self, name: str) -> None:
         outbound = self._outbound
-        if not outbound.lookups.acquire(self._key):
-            self._fail(Outcome.LIMIT)
-            return
         self._timer = outbound.runtime.call_later(outbound.resolve_timeout, self._resolve_expired)
-        # Never cancelled: the thread that is stuck in getaddrinfo stays stuck, and only while
-        # it counts as in use do the limits bound the queue in front of the threads.
-        maybeDeferred(outbound.runtime.resolve, name).addBoth(self._looked_up)
+        self._name = name
+        if not outbound.names.ask(self._key, name, self._looked_up):
+            self._fail(Outcome.LIMIT)
 
     def _resolve_expired(self) -> None:
         self._timer = None
         self._fail(Outcome.UNRESOLVED)
 
     def _looked_up(self, result: list[IPAddress] | Failure) -> None:
-        self._outbound.lookups.release(self._key)
+        self._name = None
         if self._deferred is None:
             return  # given up in the meantime
         if self._timer is not None:
@@ -276,6 +279,9 @@ class _Connecting:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        name, self._name = self._name, None
+        if name is not None:
+            self._outbound.names.forget(self._key, name, self._looked_up)
         race, self._race = self._race, None
         if race is not None:
             race.cancel()

@@ -30,9 +30,11 @@ from phantom.outbound.direct import (
     RESOLVE_TIMEOUT,
     DirectOutbound,
 )
+from phantom.outbound.lookups import AT_ONCE_PER_CLIENT
 from phantom.outbound.own_addresses import own_addresses
 from phantom.outbound.race import connect_outcome
 from phantom.relay import relay_pair
+from phantom.runtime import RESOLVER_THREADS
 
 LOOPBACK = EgressPolicy([EgressRule.parse("127.0.0.0/8"), EgressRule.parse("::1")])
 REFUSAL = error.getConnectError((errno.ECONNREFUSED, "Connection refused"))
@@ -563,6 +565,43 @@ def test_lookups_are_limited_per_client_and_in_all() -> None:
     assert world.outbound.lookups.used == 0
     world.connect(f"{V4}:443", b"a")
     assert len(world.reactor.connectors) == 3, "a literal takes no lookup"
+
+
+def test_a_client_with_dead_names_leaves_threads_to_the_others() -> None:
+    world = World()
+    world.resolver.holding = True
+    for number in range(64):
+        world.connect(f"dead{number}.example:443", b"a")
+    assert len(world.resolver.asked) == AT_ONCE_PER_CLIENT < RESOLVER_THREADS
+    world.connect("example.com:443", b"b")
+    assert world.resolver.asked[-1] == "example.com"
+
+
+def test_names_that_wait_are_looked_up_in_turn_unless_given_up() -> None:
+    world = World()
+    world.resolver.holding = True
+    world.resolver.names.update({f"n{number}.example": [V4] for number in range(40)})
+    attempts = [world.connect(f"n{number}.example:443", b"a") for number in range(40)]
+    attempts[20].cancel()
+    assert world.outbound.lookups.used == 39, "what has not begun takes no thread"
+    while world.resolver.held:
+        world.resolver.release()
+    expected = [f"n{number}.example" for number in range(40) if number != 20]
+    assert sorted(world.resolver.asked) == sorted(expected)
+    assert len(world.reactor.connectors) == 39
+    assert world.outbound.lookups.used == 0
+
+
+def test_a_name_may_be_given_up_before_its_turn_by_time_alone() -> None:
+    world = World()
+    world.resolver.holding = True
+    for number in range(40):
+        world.connect(f"n{number}.example:443", b"a")
+    world.clock.advance(world.outbound.resolve_timeout)
+    assert len(world.results) == 40
+    assert world.outbound.lookups.used == AT_ONCE_PER_CLIENT, "those the resolver still has"
+    world.resolver.release()
+    assert world.nothing_left()
 
 
 def test_exhaustion_is_logged_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
