@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -126,7 +126,8 @@ class Dialer:
             self._attempt = None
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
-            deferred.errback(SessionError("the client is stopping"))
+            if not deferred.called:  # one that was told may cancel another
+                deferred.errback(SessionError("the client is stopping"))
         done: Deferred[None] = Deferred()
         self._stopped = done
         if self._session is not None:
@@ -197,7 +198,8 @@ class Dialer:
         session.begin(link)
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
-            deferred.callback(mux)
+            if not deferred.called:  # one that was served may cancel another
+                deferred.callback(mux)
 
     def _link_failed(self, failure: Failure) -> None:
         self._attempt = None
@@ -345,8 +347,7 @@ class Attempt(DeadEnd):
     def _failed(self, failure: Failure) -> None:
         self._connecting = None
         if self._done:
-            failure.trap(CancelledError, PhantomError)
-            return
+            return  # cancelled, or told already; how the rest of it ends is of no interest
         self._done = True
         self._on_failure(failure)
 

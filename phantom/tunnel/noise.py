@@ -188,9 +188,15 @@ class NoiseInitiator(NoiseProtocol):
 
     def connectionMade(self) -> None:
         """Send the first message."""
+        self._timer = self._runtime.call_later(self._settings.timeout, self._timed_out)
+        try:
+            self._send_message()
+        except HandshakeError as error:  # a server key with which nobody can agree on anything
+            self._failed(Failure(error))
+
+    def _send_message(self) -> None:
         settings = self._settings
         self.peer_key = settings.server_key
-        self._timer = self._runtime.call_later(settings.timeout, self._timed_out)
         bare = settings.mode is Mode.BARE
         ephemeral = self._make_ephemeral(bare)
         low, high = BARE_PADDING if bare else TLS_PADDING

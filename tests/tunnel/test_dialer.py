@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import attrs
 import pytest
+from support.runtime import fake_runtime
 from support.stack import CLIENT_PUBLIC, Stack
 from support.tunnel import SOMEWHERE, Recorder
+from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
+from phantom.carriers.registry import client_endpoint
 from phantom.core.backoff import LONGEST
 from phantom.core.handshake import Mode
 from phantom.core.wire import MAX_STREAM_ID, GoawayReason
-from phantom.errors import Outcome, RelayError, SessionError
+from phantom.errors import HandshakeError, Outcome, RelayError, SessionError
 from phantom.tunnel.mux import EXHAUSTED
 
 
@@ -195,6 +198,42 @@ def test_stopping_in_the_middle_of_an_attempt() -> None:
     assert done.called
     assert lost[0].check(SessionError)
     assert len(stack.attempts) == 1
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "example.com"])
+def test_stopping_while_the_carrier_connects_is_quiet(host: str) -> None:
+    stack = Stack()
+    network = fake_runtime(MemoryReactorClock())
+    stack.dialer._endpoint = lambda: client_endpoint(network, host, 443, None)
+    stack.dialer.start()
+    stack.run(0.1)
+    assert stack.dialer.stop().called
+    stack.run(100)  # and `logged_failures` finds nothing
+
+
+def test_one_request_may_cancel_another_when_the_link_comes() -> None:
+    stack = Stack()
+    first, second, third = (stack.dialer.when_ready() for _ in range(3))
+    served: list[str] = []
+    first.addCallback(lambda _mux: second.cancel())
+    second.addErrback(lambda _failure: served.append("second cancelled"))
+    third.addCallback(lambda _mux: served.append("third"))
+    stack.dialer.start()
+    stack.run()
+    assert served == ["second cancelled", "third"]
+    assert linked(stack)
+
+
+def test_a_server_key_that_is_no_key_is_told_at_once() -> None:
+    stack = Stack()
+    settings = stack.dialer._settings
+    stack.dialer._settings = attrs.evolve(
+        settings, initiator=attrs.evolve(settings.initiator, server_key=bytes(32))
+    )
+    stack.dialer.start()
+    stack.run(1)
+    assert stack.dialer.last_failure is not None
+    assert stack.dialer.last_failure.check(HandshakeError)
 
 
 def test_requests_wait_for_the_link_and_then_get_a_clear_error() -> None:
