@@ -38,8 +38,8 @@ log = make_logger()
 HIGH_WATER = 128 * 1024
 #: ... and below which it is resumed.
 LOW_WATER = 64 * 1024
-#: A received piece smaller than this is copied when it must wait: a view would keep the
-#: whole record (up to 64 KiB) alive for it.
+#: A received piece smaller than this is copied when it must wait, and joined with others: a
+#: view would keep the whole record (up to 64 KiB) alive for it.
 KEEP_VIEW = 32 * 1024
 
 #: Where a stream's `getPeer` and `getHost` point: the destination is known to the other
@@ -111,7 +111,7 @@ class Stream:
         self.queued = False
         self.on_outcome: Callable[[Outcome], None] | None = None
         self._outbox: deque[bytes | memoryview] = deque()
-        self._inbox: deque[bytes | memoryview] | None = None
+        self._inbox: deque[bytearray | memoryview] | None = None
         self._protocol: Any = None
         self._half_closes = False
         self._views = False
@@ -301,10 +301,19 @@ class Stream:
     @property
     def ready(self) -> bool:
         """Whether there is something that may be sent now."""
-        if self.state not in SENDING:
-            # A half-closed side may still have to say that it closes for good.
-            return self._finish is FrameType.STREAM_CLOSE and self.state in _CLOSABLE
-        return self.credit > 0 if self.waiting else self._finish is not None
+        if self.waiting and self.state in SENDING:
+            return self.credit > 0
+        return self._may_finish
+
+    @property
+    def _may_finish(self) -> bool:
+        """Whether the frame that ends our direction may follow what was sent."""
+        if self._finish is not FrameType.STREAM_CLOSE:
+            return self._finish is not None and self.state in SENDING
+        # A half-closed side may still have to say that it closes for good.  But while the
+        # reply is outstanding a close gives the connection up, and whoever wrote something
+        # and then closed wants it delivered.
+        return self.state in _CLOSABLE and not (self.sent and self.state in _UNDECIDED)
 
     def emit(self, send_log: SendLog, limit: int) -> None:
         """Append up to `limit` bytes of data, or the frame that ends our direction."""
@@ -317,7 +326,8 @@ class Stream:
                 self.credit -= size
                 self.sent += size
         if self._finish is not None and (not self.waiting or self.state not in SENDING):
-            self._send_finish(send_log)
+            if self._may_finish:
+                self._send_finish(send_log)
         elif self.waiting <= LOW_WATER and self._producer is not None:
             if self._producer_paused:
                 self._producer_paused = False
@@ -369,13 +379,24 @@ class Stream:
         if self._closing:
             self._took(len(data))
         elif self._paused or self._inbox or self._protocol is None:
-            if self._inbox is None:
-                self._inbox = deque()
-            self._inbox.append(data if len(data) >= KEEP_VIEW else bytes(data))
+            self._keep(data)
         else:
             self._delivering = True
             self._hand_over(data)
             self._delivering = False
+
+    def _keep(self, data: memoryview) -> None:
+        """Put received data into the inbox."""
+        inbox = self._inbox
+        if inbox is None:
+            inbox = self._inbox = deque()
+        if len(data) >= KEEP_VIEW:
+            inbox.append(data)
+        elif inbox and isinstance(inbox[-1], bytearray) and len(inbox[-1]) < KEEP_VIEW:
+            # Joined, or a peer's frames of a byte each would cost fifty times their size.
+            inbox[-1] += data
+        else:
+            inbox.append(bytearray(data))
 
     def credit_received(self, grant: int) -> None:
         """Take a WINDOW_UPDATE."""
@@ -448,7 +469,7 @@ class Stream:
             log.failure("a stream's protocol failed; the stream is reset")
             self.abortConnection()
 
-    def _hand_over(self, data: bytes | memoryview) -> None:
+    def _hand_over(self, data: memoryview) -> None:
         self._tell(self._protocol.dataReceived, data if self._views else bytes(data))
         self._took(len(data))
 
@@ -468,7 +489,7 @@ class Stream:
         inbox = self._inbox
         self._delivering = True
         while inbox and not self._paused and not self._closing:
-            self._hand_over(inbox.popleft())
+            self._hand_over(memoryview(inbox.popleft()))
         self._delivering = False
         if self._protocol is None or self._paused or (inbox and not self._closing):
             return
@@ -542,4 +563,5 @@ class Stream:
             self._tell(protocol.connectionLost, reason)
 
 
+_UNDECIDED = frozenset({State.OPENING, State.OPENING_HALF})
 _CLOSABLE = frozenset(state for state in State if (state, Event.SEND_CLOSE) in TRANSITIONS)

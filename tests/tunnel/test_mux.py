@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from support.tunnel import SOMEWHERE, Joined, Recorder
 from twisted.internet.error import ConnectionAborted
 
 from phantom.core.stream import State
+from phantom.core.wire import FrameType, encode_open, pack_frame
 from phantom.errors import Outcome, RelayError, SessionError, StreamError
 from phantom.tunnel.mux import MuxLimits
+from phantom.tunnel.session import DeadEnd
 from phantom.tunnel.stream import Stream
 
 MIB = 1024 * 1024
@@ -144,6 +147,56 @@ def test_data_before_the_reply_waits_for_the_protocol() -> None:
     joined.run()
     assert server.data == b"e" * 40_000
     assert server.read_ended == 1
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_data_written_before_the_reply_arrives_although_the_opener_closes(half: bool) -> None:
+    joined = Joined(accept=False)
+    stream, protocol = joined.open(early=True)
+    stream.write(b"a line for the log")
+    if half:
+        stream.loseWriteConnection()
+        joined.run(1)
+    stream.loseConnection()
+    joined.run(1)
+    server = Recorder()
+    joined.accepted[0][0].accept(server)
+    joined.run(1)
+    assert server.data == b"a line for the log"
+    assert server.clean and protocol.clean
+    assert not joined.mux.streams and not joined.server_mux.streams
+
+
+def test_closing_before_the_reply_without_a_word_gives_the_connection_up() -> None:
+    joined = Joined(accept=False)
+    stream, _ = joined.open(early=True)
+    joined.run()
+    given_up: list[Outcome] = []
+    joined.accepted[0][0].on_outcome = given_up.append
+    stream.loseConnection()
+    joined.run()
+    assert given_up == [Outcome.CANCELLED]
+
+
+def test_tiny_frames_for_a_stalled_reader_cost_what_they_hold() -> None:
+    joined = Joined()
+    joined.client_link.receiver = DeadEnd()
+    joined.inject(pack_frame(FrameType.STREAM_OPEN, 1, encode_open(SOMEWHERE, 0)))
+    stream, server = joined.accepted[0][0], joined.server_protocols[1]
+    stream.pauseProducing()
+    record = pack_frame(FrameType.DATA, 1, b"ab") * 8000
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(12):
+            joined.inject(record)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert stream.window.buffered == 192_000
+    assert after - before < 2 * 192_000
+    stream.resumeProducing()
+    assert server.data == b"ab" * 96_000
 
 
 def test_a_failure_after_an_early_success_is_no_clean_end() -> None:
