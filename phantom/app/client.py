@@ -144,6 +144,7 @@ class ClientService(MultiService):
         self.dialer, outbound = make_tunnel(runtime, config, self.meters)
         self.socks5_address: tuple[Any, ...] | None = None
         self.http_address: tuple[Any, ...] | None = None
+        self._abort_waiting: list[Callable[[], None]] = []
         self._listen(runtime, outbound)
 
     def _listen(self, runtime: Runtime, outbound: TunnelOutbound) -> None:
@@ -174,6 +175,7 @@ class ClientService(MultiService):
         socks_factory = Socks5Factory(
             runtime, outbound, credentials, greeting_timeout=config.greeting_timeout
         )
+        self._abort_waiting.append(socks_factory.abort_waiting)
         http_factory = HttpProxyFactory(
             runtime,
             outbound,
@@ -181,10 +183,12 @@ class ClientService(MultiService):
             greeting_timeout=config.greeting_timeout,
             socks_address=_text(self.socks5_address),
         )
+        self._abort_waiting.append(http_factory.abort_waiting)
         if socks5 is not None and shared:
             factory = SharedPortFactory(
                 socks_factory, http_factory, runtime, greeting_timeout=config.greeting_timeout
             )
+            self._abort_waiting.append(factory.abort_silent)
             ListeningService(runtime, socks5, factory).setServiceParent(self)
             return
         if socks5 is not None:
@@ -206,6 +210,9 @@ class ClientService(MultiService):
         # Accept no more first, so that nothing new arrives while the streams drain.
         await super().stopService()
         await self.dialer.stop()
+        # Idle connections, and those that the stop of the tunnel has just given an answer.
+        for abort in self._abort_waiting:
+            abort()
         await sockets_closed(self._runtime)
 
     def stopService(self) -> Deferred[None]:
