@@ -160,13 +160,17 @@ def _parse_boolean(value: object, _folder: Path) -> bool:
 BOOLEAN: Kind[bool] = Kind("`true` or `false`", _parse_boolean, lambda v: str(v).lower())
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LOOKS_LIKE_KEY = re.compile(r"[A-Za-z0-9+/_-]{43}=?|[0-9A-Fa-f]{64}")
 
 
 def _parse_path(value: object, folder: Path) -> Path:
     text = _expect_text(value)
-    if not text or "\x00" in text:
+    if not text:
         raise ConfigurationError("expected the path of a file or folder")
+    if _CONTROL.search(text):
+        # The system takes all but NUL; terminals and logs, which get to see it, do not.
+        raise ConfigurationError("a path cannot hold control characters here")
     if _LOOKS_LIKE_KEY.fullmatch(text.strip()):
         # Refused before a message can show it as part of a path that does not exist.
         raise ConfigurationError("expected a path, and this looks like a key itself")

@@ -389,6 +389,10 @@ SERVER_MISTAKES = [
     ('state_dir = "junk.pem"', ":4: server.state_dir: this is a file, and a folder is expected"),
     ('state_dir = ""', ":4: server.state_dir: expected the path of a file or folder"),
     (
+        r'state_dir = "a\u001b[2Jb"',
+        ":4: server.state_dir: a path cannot hold control characters here",
+    ),
+    (
         'trusted_proxies = ["10.0.0.1/8"]',
         ':4: server.trusted_proxies[0]: the network has host bits set (did you mean "10.0.0.0/8"?)',
     ),
