@@ -109,7 +109,8 @@ class ReceiveWindow:
         # What lies below the base is ours by reservation, the rest must be in the pool.
         free = max(0, BASE_CREDIT - held) + self._pool.free
         amount = min(due, free)
-        if amount <= 0:
+        # With the pool empty the base is the window, and half of it must be due likewise.
+        if amount * 2 < min(self.target, BASE_CREDIT):
             return 0
         self.outstanding += amount
         self._settle()

@@ -70,6 +70,17 @@ def test_a_crowd_gets_less_but_never_nothing() -> None:
     assert sum(grants) <= 20 * MIB
 
 
+def test_grants_are_no_smaller_when_there_is_no_memory_to_spare() -> None:
+    window = ReceiveWindow(CreditPool(BASE_CREDIT, 1), 4 * MIB)
+    assert window.grant() == BASE_CREDIT
+    grants = 0
+    for _ in range(1000):
+        window.received(100)
+        window.taken(100)
+        grants += bool(window.grant())
+    assert grants == 100_000 // (BASE_CREDIT // 2)
+
+
 def test_too_little_memory_for_the_streams_is_refused() -> None:
     with pytest.raises(ValueError, match="session_memory"):
         CreditPool(16 * MIB - 1, 1024)
