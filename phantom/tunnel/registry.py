@@ -86,6 +86,8 @@ class SessionRegistry:
         Raises:
             RemoteProtocolError: The ATTACH contradicts what this side knows.
         """
+        if attach.lane or attach.status:
+            raise RemoteProtocolError("an ATTACH for a lane or with a status there is not")
         known = self._sessions.get(attach.session_id)
         if known is not None:
             session = known[0]

@@ -130,8 +130,9 @@ class Session:
         Raises:
             RemoteProtocolError: The numbers do not fit what this side knows.
         """
-        self._cursor = self._received.begin(attach.next_sequence)
+        cursor = self._received.begin(attach.next_sequence)
         self._log.rewind(attach.received)
+        self._cursor = cursor  # not before: the present link goes on when this one is refused
         self.epoch = attach.epoch
         self.peer_key = link.peer_key
         self.link = link
@@ -236,6 +237,16 @@ class Session:
     def has_room(self) -> bool:
         """Whether the log takes more data."""
         return self._log.has_room
+
+    @property
+    def next_sequence(self) -> int:
+        """The number of the next frame."""
+        return self._log.next_sequence
+
+    @property
+    def acknowledged(self) -> int:
+        """The number of the first frame the peer does not have yet."""
+        return self._log.acknowledged
 
     @property
     def idle(self) -> bool:

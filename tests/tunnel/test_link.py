@@ -101,6 +101,35 @@ def test_a_repeated_attach_does_nothing() -> None:
     assert not joined.ended
 
 
+def test_a_refused_attach_leaves_the_present_link_alone() -> None:
+    joined = Joined()
+    joined.open()
+    joined.run()
+    false = Attach(b"I" * 16, 2, 0, 0, next_sequence=0, received=1 << 60)
+    frames = FrameProtocol(joined.runtime, DeadEnd(), 0)
+    pending = FrameProtocol(joined.runtime, joined.registry.receive(), 0)
+    join(joined.clock, LengthPrefixed(frames, SERVER_KEY), LengthPrefixed(pending, CLIENT_KEY))
+    frames.send_record(pack_frame(FrameType.ATTACH, 0, false.encode()))
+    joined.run()
+    assert not frames.connected
+    joined.mux.streams[1].write(b"still here")
+    joined.run()
+    assert joined.server_protocols[1].data == b"still here"
+
+
+@pytest.mark.parametrize(("lane", "status"), [(1, 0), (0, 1)])
+def test_an_attach_for_a_lane_there_is_not_is_refused(lane: int, status: int) -> None:
+    joined = Joined()
+    frames = FrameProtocol(joined.runtime, DeadEnd(), 0)
+    pending = FrameProtocol(joined.runtime, joined.registry.receive(), 0)
+    join(joined.clock, LengthPrefixed(frames, SERVER_KEY), LengthPrefixed(pending, CLIENT_KEY))
+    frames.send_record(
+        pack_frame(FrameType.ATTACH, 0, Attach(b"J" * 16, 1, lane, status, 0, 0).encode())
+    )
+    joined.run()
+    assert not frames.connected and len(joined.registry) == 1
+
+
 def test_a_client_may_hold_only_so_many_links() -> None:
     joined = Joined(max_links=2)
     assert extra_link(joined, fresh(b"a" * 16)) == [AttachStatus.OK]
