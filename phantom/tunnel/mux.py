@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from phantom.address import Destination
@@ -37,12 +38,15 @@ from phantom.core.wire import (
     encode_open_reply,
     encode_window_update,
 )
-from phantom.errors import Outcome, RelayError, RemoteProtocolError
+from phantom.errors import Outcome, RelayError, RemoteProtocolError, StreamError
 from phantom.runtime import Runtime
+from phantom.telemetry import make_logger
 from phantom.tunnel.stream import Stream
 
 if TYPE_CHECKING:
     from phantom.tunnel.session import Session
+
+log = make_logger()
 
 #: Payload of one DATA frame when several streams wait: four of them share a record, so a
 #: late stream waits for one record and not for four.
@@ -55,6 +59,11 @@ CONTROL_RATE = 40_000.0
 #: reset a stream, so the burst is large; in the long run they are rare.
 STRAY_BURST = 65_536
 STRAY_RATE = 8_192.0
+#: Seconds, at least, and twice as many at most, that a stream which is closed here waits for
+#: credit when all it sent has arrived.  Two ends that close on one another's data would wait
+#: for ever; a kernel gives an orphaned connection about as long.
+STREAM_DRAIN_TIMEOUT = 60.0
+_ARRIVED = -1
 #: GOAWAY frames in a session's life: one per reason, and a repetition.
 MAX_GOAWAYS = 8
 #: Part of the ids after which a fresh session should take over (design, 3.4).
@@ -114,6 +123,10 @@ class MultiplexerProtocol:
         self.streams: dict[int, Stream] = {}
         # Closed on the wire, still read locally; in order of their closing.
         self._undelivered: dict[int, Stream] = {}
+        # Closed locally with something yet to send; for each, as of the last look, the bytes it
+        # had sent and the session's next number, or `_ARRIVED` once the peer had them all.
+        self._closing: dict[Stream, tuple[int, int]] = {}
+        self._closing_timer: IDelayedCall | None = None
         self._next_id = 1 if client else 2
         self._highest_peer_id = 0
         self._peer_streams = 0
@@ -134,6 +147,9 @@ class MultiplexerProtocol:
         self._session = None
         self.draining = True
         self._scheduler.clear()
+        if self._closing_timer is not None:
+            self._closing_timer.cancel()
+            self._closing_timer = None
         for stream in list(self.streams.values()):
             stream.session_lost(reason)
         self.streams.clear()
@@ -251,7 +267,12 @@ class MultiplexerProtocol:
         self.streams[stream_id] = stream
         self._peer_streams += 1
         assert self._acceptor is not None
-        self._acceptor(stream, destination)
+        try:
+            self._acceptor(stream, destination)
+        except Exception:
+            # As with a stream's protocol: its end, not everybody's.
+            log.failure("a stream could not be accepted")
+            stream.refuse(Outcome.FAILED)
 
     def _stray_frame(self, stream_id: int) -> None:
         """Drop a frame of a stream that is closed here; refuse one of a stream that never was."""
@@ -316,8 +337,33 @@ class MultiplexerProtocol:
         """Call at the end of the reactor's turn."""
         self._runtime.at_turn_end(call)
 
+    def stream_closing(self, stream: Stream) -> None:
+        """A stream is closed here, and has something yet to send: not for ever."""
+        if self._session is not None:
+            self._closing[stream] = stream.sent, self._session.next_sequence
+            if self._closing_timer is None:
+                self._watch_closing()
+
+    def _watch_closing(self) -> None:
+        self._closing_timer = self._runtime.call_later(STREAM_DRAIN_TIMEOUT, self._closing_due)
+
+    def _closing_due(self) -> None:
+        self._closing_timer = None
+        session = self._session
+        assert session is not None  # its end cancels the timer
+        for stream, (sent, sequence) in list(self._closing.items()):
+            if stream.sent != sent or stream.ready:
+                self._closing[stream] = stream.sent, session.next_sequence
+            elif sequence == _ARRIVED:
+                stream.reset(Outcome.TIMED_OUT, Failure(StreamError("nobody takes the rest")))
+            elif session.acknowledged >= sequence:
+                self._closing[stream] = sent, _ARRIVED  # a slow link is no reluctant reader
+        if self._closing:
+            self._watch_closing()
+
     def stream_closed(self, stream: Stream, *, draining: bool) -> None:
         """A stream is over on the wire; its id is free of state from now on."""
+        self._closing.pop(stream, None)
         if self.streams.pop(stream.stream_id, None) is None:
             return
         if not self._is_ours(stream.stream_id):

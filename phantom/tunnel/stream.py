@@ -205,6 +205,8 @@ class Stream:
             return
         self._finish = FrameType.STREAM_CLOSE
         self._activate()
+        if self.waiting or not self._may_finish:
+            self._mux.stream_closing(self)
 
     def abortConnection(self) -> None:
         """Reset: drop everything, at once."""

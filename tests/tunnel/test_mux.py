@@ -15,7 +15,7 @@ from twisted.internet.error import ConnectionAborted
 from phantom.core.stream import State
 from phantom.core.wire import FrameType, encode_open, pack_frame
 from phantom.errors import Outcome, RelayError, SessionError, StreamError
-from phantom.tunnel.mux import MuxLimits
+from phantom.tunnel.mux import STREAM_DRAIN_TIMEOUT, MuxLimits
 from phantom.tunnel.session import DeadEnd
 from phantom.tunnel.stream import Stream
 
@@ -110,6 +110,58 @@ def test_losing_the_connection_sends_everything_first() -> None:
     server = joined.server_protocols[1]
     assert len(server.data) == MIB
     assert server.clean and protocol.clean
+
+
+def test_two_ends_that_close_on_one_anothers_data_do_not_wait_for_ever() -> None:
+    joined = Joined()
+    free = joined.mux._pool.free
+    stream, protocol = joined.open()
+    joined.run()
+    server = joined.server_protocols[1]
+    for side in (stream, server.transport):
+        side.pauseProducing()
+        side.write(bytes(8 * MIB))
+    joined.run(5)
+    stream.loseConnection()
+    server.transport.loseConnection()
+    joined.run(3 * STREAM_DRAIN_TIMEOUT)
+    for mux in (joined.mux, joined.server_mux):
+        assert not mux.streams and not mux._undelivered
+        assert mux._pool.free == free
+    assert protocol.lost is not None and not protocol.clean
+    assert server.lost is not None and not server.clean
+
+
+def test_a_slow_reader_gets_all_of_a_closed_stream() -> None:
+    joined = Joined()
+    stream, protocol = joined.open()
+    joined.run()
+    server = joined.server_protocols[1]
+    server.transport.pauseProducing()
+    stream.write(bytes(2 * MIB))
+    stream.loseConnection()
+    for _ in range(30):
+        joined.run(0.9 * STREAM_DRAIN_TIMEOUT)
+        server.transport.resumeProducing()
+        joined.run(0.001)
+        server.transport.pauseProducing()
+    server.transport.resumeProducing()
+    joined.run()
+    assert len(server.data) == 2 * MIB and server.clean and protocol.clean
+
+
+def test_a_failing_acceptor_refuses_the_stream_only(logged_failures: Any) -> None:
+    joined = Joined()
+    _, protocol = joined.open()
+    joined.run()
+    joined.server_mux._acceptor = explode
+    failing, _ = joined.open()
+    joined.run()
+    assert joined.outcomes[failing.stream_id] is Outcome.FAILED
+    joined.server_protocols[1].transport.write(b"y")
+    joined.run()
+    assert protocol.data == b"y"
+    assert len(logged_failures.flush(RuntimeError)) == 1
 
 
 def test_a_refusal_carries_its_reason() -> None:
