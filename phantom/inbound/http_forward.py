@@ -308,7 +308,7 @@ class Exchange:
         transport = origin.hand_over(far)
         self._client.hand_over(near, transport, rest)
 
-    def origin_failed(self, *, malformed: bool) -> None:
+    def origin_failed(self, outcome: Outcome, *, malformed: bool) -> None:
         """Retry, or say what happened."""
         origin, self._origin = self._origin, None
         heard = origin is not None and origin.heard
@@ -319,7 +319,7 @@ class Exchange:
             self._reused = False
             self._connect()
         else:
-            self._fail(Outcome.RESET)
+            self._fail(outcome)
 
     def _give_up(self, text: str) -> None:
         """Break the connection to the origin off for what it did."""

@@ -23,6 +23,7 @@ from phantom.core.httphead import (
     ResponseHead,
     parse_response_head,
 )
+from phantom.errors import Outcome, SessionError, StreamError
 
 #: Interim responses to one request.  One or two (100, 103) are usual; without a limit an
 #: origin could keep a client waiting with them for ever.
@@ -53,7 +54,7 @@ class OriginListener(Protocol):
     def protocol_switched(self, head: ResponseHead, rest: bytes) -> None:
         """A 101 came, and `rest` behind it in the new protocol."""
 
-    def origin_failed(self, *, malformed: bool) -> None:
+    def origin_failed(self, outcome: Outcome, *, malformed: bool) -> None:
         """The connection broke off, or (`malformed`) was broken off for what came over it."""
 
 
@@ -221,7 +222,7 @@ class OriginConnection:
         self._eof = True
         self.transport = None
         if self._listener is not None:
-            self._fail(malformed=False)
+            self._fail(malformed=False, outcome=_lost_by(reason.value))
 
     # -- IPushProducer: the request's body ------------------------------------------------
 
@@ -318,9 +319,22 @@ class OriginConnection:
             self._eof = True
         listener.response_ended(trailers)
 
-    def _fail(self, *, malformed: bool) -> None:
+    def _fail(self, *, malformed: bool, outcome: Outcome = Outcome.RESET) -> None:
         listener = self._listener
         self.abort()
         self._eof = True
         if listener is not None:
-            listener.origin_failed(malformed=malformed)
+            listener.origin_failed(outcome, malformed=malformed)
+
+
+def _lost_by(error: BaseException | None) -> Outcome:
+    """Return what the loss of a connection is called.
+
+    A stream that was answered early may still turn out to lead nowhere, and tells why.
+    """
+    if isinstance(error, SessionError):
+        return Outcome.SESSION_LOST
+    # Cancelled is what the server says when the destination has reset its connection.
+    if isinstance(error, StreamError) and error.outcome is not Outcome.CANCELLED:
+        return error.outcome
+    return Outcome.RESET

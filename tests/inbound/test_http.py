@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from html import escape
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 
 from phantom.address import Destination
-from phantom.errors import EXPLANATIONS, Outcome, RelayError
+from phantom.errors import EXPLANATIONS, Outcome, RelayError, SessionError, StreamError
 from phantom.inbound.http import HttpProxyFactory
 from phantom.inbound.http_forward import FRESH_FOR
 from phantom.inbound.http_origin import MAX_INTERIM
@@ -423,6 +424,26 @@ def test_a_client_that_ended_its_side_is_waited_for_only_so_long() -> None:
     world.clock.advance(HALF_CLOSED_TIMEOUT)
     assert origin.aborted
     assert world.app.disconnecting
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (StreamError("not reached", Outcome.REFUSED), Outcome.REFUSED),
+        (StreamError("not reached", Outcome.FORBIDDEN), Outcome.FORBIDDEN),
+        (StreamError("reset", Outcome.CANCELLED), Outcome.RESET),
+        (SessionError("the link was lost"), Outcome.SESSION_LOST),
+        (ConnectionLost(), Outcome.RESET),
+    ],
+)
+def test_a_stream_that_was_answered_early_still_tells_why_it_failed(
+    error: Exception, outcome: Outcome
+) -> None:
+    world = World()
+    world.request().lose(error)
+    explanation = EXPLANATIONS[outcome]
+    assert world.status() == explanation.http
+    assert escape(explanation.advice).encode() in world.app.written
 
 
 def test_a_client_that_never_takes_its_last_answer_is_let_go_of() -> None:
