@@ -81,6 +81,25 @@ def test_grants_are_no_smaller_when_there_is_no_memory_to_spare() -> None:
     assert grants == 100_000 // (BASE_CREDIT // 2)
 
 
+def test_stalled_readers_leave_room_for_others() -> None:
+    """Thirty streams grow as far as they can, and stall; the next still gets a fair window."""
+    pool = CreditPool(64 * MIB, 1024)
+
+    def grow() -> ReceiveWindow:
+        window = ReceiveWindow(pool, 4 * MIB)
+        window.grant()
+        for _ in range(40):
+            size = window.outstanding
+            window.received(size)
+            window.taken(size)
+            window.grant()
+        return window
+
+    grown = [grow().outstanding for _ in range(30)]
+    assert grown[0] == 4 * MIB and grown[15] > MIB // 2
+    assert grow().outstanding > 100 * 1024
+
+
 def test_too_little_memory_for_the_streams_is_refused() -> None:
     with pytest.raises(ValueError, match="session_memory"):
         CreditPool(16 * MIB - 1, 1024)
