@@ -182,7 +182,7 @@ def tell_os_error(error: OSError | ValueError) -> str:
     """Return what an operating system error says, in lower case and without the path.
 
     Args:
-        error: As raised by `os.open` and its kin; a `ValueError` is a NUL in the path.
+        error: As raised by `os.open` and its kin; a `ValueError` is a NUL in the path, or none.
     """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[0].lower() + error.strerror[1:]
@@ -203,6 +203,7 @@ def read_regular_file(path: str | os.PathLike[str], limit: int) -> tuple[bytes, 
         ConfigurationError: It cannot be read; ``file`` is `path`.
     """
     name = os.fspath(path)
+    fix = None
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -213,6 +214,9 @@ def read_regular_file(path: str | os.PathLike[str], limit: int) -> tuple[bytes, 
             problem = "no such file"
         elif os.path.isdir(name):  # Windows refuses to open a folder at all
             problem = "this is a folder, and a file is expected"
+        elif isinstance(error, PermissionError):
+            # Above all at a reload, when --uid has taken away the right to read it.
+            fix = 'the user this runs as must be able to read it; "ls -ln" shows who may'
     else:
         try:
             found = _read_open_file(descriptor, limit)
@@ -221,7 +225,7 @@ def read_regular_file(path: str | os.PathLike[str], limit: int) -> tuple[bytes, 
         if not isinstance(found, str):
             return found
         problem = found
-    raise ConfigurationError(problem, file=name)
+    raise ConfigurationError(problem, file=name, fix=fix)
 
 
 def _read_open_file(descriptor: int, limit: int) -> tuple[bytes, int] | str:
@@ -278,8 +282,9 @@ def write_private_file(path: str | os.PathLike[str], text: str) -> None:
     """
     target = Path(path)
     data = text.encode("utf-8")
-    temporary = target.with_name(f".{target.name[:64]}.{secrets.token_hex(8)}")
     try:
+        # ValueError: a path without a name, such as an empty one.
+        temporary = target.with_name(f".{target.name[:64]}.{secrets.token_hex(8)}")
         _write_exclusively(temporary, data)
         try:
             os.link(temporary, target)

@@ -250,6 +250,20 @@ def test_init_in_a_place_that_cannot_be(tmp_path: Path) -> None:
     assert re.fullmatch(r"phantom: [^\n]+: the folder cannot be made: [^\n]+\n", made.stderr)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("genkey",),
+        ("init", "server"),
+        ("init", "client", "--server", "h:1", "--server-public-key", str(SERVER.public())),
+    ],
+)
+def test_an_empty_output_is_not_the_default(command: tuple[str, ...]) -> None:
+    made = run(*command, "--output", "")
+    assert (made.exit_code, made.stdout) == (1, "")
+    assert made.stderr == "phantom: .: cannot be written: not a possible file name\n"
+
+
 def test_init_writes_where_the_client_looks(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import stat
 from pathlib import Path
@@ -234,6 +235,19 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> N
         with pytest.raises(ConfigurationError) as caught:
             read_regular_file(path, 100)
         assert caught.value.problem == problem
+
+
+def test_a_file_of_somebody_else_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(ConfigurationError) as caught:
+        read_regular_file(tmp_path / "file", 100)
+    assert caught.value.problem == "cannot be read: permission denied"
+    assert "must be able to read it" in (caught.value.fix or "")
 
 
 def test_a_file_beyond_the_limit_is_refused(tmp_path: Path) -> None:

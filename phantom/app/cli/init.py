@@ -64,7 +64,7 @@ def server(
 
     superuser = hasattr(os, "geteuid") and os.geteuid() == 0
     folder = system_config_folder() if superuser else user_config_folder()
-    path = Path(output or folder / "server.toml")
+    path = Path(output if output is not None else folder / "server.toml")
     values = {
         "listen": _list(listen) if len(listen) > 1 else quote((*listen, "0.0.0.0:443")[0]),
         "allowed_clients": _list(allowed_clients),
@@ -118,7 +118,7 @@ def client(
     from phantom.config.schema import ClientFile
     from phantom.config.template import client_template
 
-    path = Path(output or client_config_candidates()[0])
+    path = Path(output if output is not None else client_config_candidates()[0])
     given = {
         "server": address,
         "server_public_key": server_public_key,
