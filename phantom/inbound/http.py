@@ -53,6 +53,8 @@ DEFAULT_GREETING_TIMEOUT: Final = 30.0
 #: Connections at once, relayed ones included.  Browsers open 6 to each site and 32 to a
 #: proxy for http, so this is some dozens of them.
 DEFAULT_MAX_CONNECTIONS: Final = 1024
+#: Seconds between two warnings that there are too many: browsers try again at once.
+WARNING_INTERVAL: Final = 60.0
 
 log = make_logger()
 
@@ -228,13 +230,15 @@ class HttpProxyFactory(Factory[HttpProxyProtocol]):
         self.max_connections = max_connections
         self.waiting: set[HttpProxyProtocol] = set()
         self.relayed = 0
+        self._warned_at = -WARNING_INTERVAL
 
     def buildProtocol(self, addr: IAddress | None) -> HttpProxyProtocol | None:
         """Return a protocol, or None, which closes the connection, when there are too many."""
         if len(self.waiting) + self.relayed >= self.max_connections:
-            log.debug(
-                "an HTTP connection was refused: {count} are open", count=self.max_connections
-            )
+            now = self.runtime.clock.seconds()
+            if now - self._warned_at >= WARNING_INTERVAL:
+                self._warned_at = now
+                log.warn("HTTP connections refused: {count} are open", count=self.max_connections)
             return None
         return HttpProxyProtocol(self)
 

@@ -17,6 +17,7 @@ from twisted.internet.task import Clock
 
 from phantom.address import Destination
 from phantom.errors import EXPLANATIONS, Outcome, RelayError, SessionError, StreamError
+from phantom.inbound import http
 from phantom.inbound.http import HttpProxyFactory
 from phantom.inbound.http_forward import FRESH_FOR
 from phantom.inbound.http_origin import MAX_INTERIM
@@ -834,6 +835,21 @@ def test_a_client_that_will_not_close_is_closed() -> None:
     world.clock.advance(LINGER)
     assert world.app.disconnecting
     assert world.nothing_left()
+
+
+def test_connections_beyond_the_limit_are_logged_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(http.log, "warn", lambda text, **values: lines.append(text))
+    world = World()
+    world.factory.max_connections = 0
+    for _ in range(3):
+        assert world.factory.buildProtocol(None) is None
+    assert len(lines) == 1
+    world.clock.advance(http.WARNING_INTERVAL)
+    world.factory.buildProtocol(None)
+    assert len(lines) == 2
 
 
 def test_connections_are_limited() -> None:
