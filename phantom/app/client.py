@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from phantom.app.descriptors import raise_descriptor_limit
-from phantom.app.listening import ListeningService, bind
+from phantom.app.listening import ListeningService, address_text, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
 from phantom.app.stopping import sockets_closed
 from phantom.carriers.registry import client_endpoint
@@ -181,7 +181,7 @@ class ClientService(MultiService):
             outbound,
             credentials,
             greeting_timeout=config.greeting_timeout,
-            socks_address=_text(self.socks5_address),
+            socks_address=address_text(self.socks5_address) if self.socks5_address else None,
         )
         self._abort_waiting.append(http_factory.abort_waiting)
         if socks5 is not None and shared:
@@ -202,8 +202,8 @@ class ClientService(MultiService):
         self.dialer.start()
         log.info(
             "SOCKS5 proxy on {socks5}, HTTP proxy on {http}",
-            socks5=_text(self.socks5_address) or "no port",
-            http=_text(self.http_address) or "no port",
+            socks5=address_text(self.socks5_address),
+            http=address_text(self.http_address),
         )
 
     async def _stop(self) -> None:
@@ -231,10 +231,3 @@ def _endpoint(runtime: Runtime, config: ClientConfig) -> Callable[[], IStreamCli
         )
     host, port = str(config.server.host), config.server.port
     return lambda: client_endpoint(runtime, host, port, tls)
-
-
-def _text(address: tuple[Any, ...] | None) -> str | None:
-    if address is None:
-        return None
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -56,6 +56,14 @@ def bind(address: ListenAddress, key: str) -> socket.socket:
     return listener
 
 
+def address_text(address: tuple[Any, ...] | None) -> str:
+    """Return a socket's address as ``host:port``, as programs want it; "no port" for none."""
+    if address is None:
+        return "no port"
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _has_ipv6() -> bool:
     if not socket.has_ipv6:
         return False

@@ -11,7 +11,7 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
 
 from phantom.app.descriptors import raise_descriptor_limit
-from phantom.app.listening import ListeningService, bind
+from phantom.app.listening import ListeningService, address_text, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
 from phantom.app.stopping import sockets_closed
 from phantom.app.strangers import reception
@@ -178,7 +178,7 @@ class ServerService(MultiService):
             signal.signal(signal.SIGHUP, self._hangup)
         log.info(
             "listening on {addresses} for {count} clients",
-            addresses=", ".join(f"{a[0]}:{a[1]}" for a in self.addresses),
+            addresses=", ".join(address_text(a) for a in self.addresses),
             count=len(self._gate.allowed),
         )
 

@@ -39,8 +39,8 @@ MakeTunnel = Callable[..., Tunnel]
 TERMINATED = -signal.SIGTERM
 
 
-def request(path: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+def request(target: str) -> bytes:
+    return f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
 
 
 def fetch(tunnel: Tunnel, web: WebServer, path: str = "/bytes/1000") -> bytes:
@@ -135,6 +135,25 @@ def test_daemons_with_relative_paths(
         wait_until(lambda daemon=daemon: not daemon.alive, "the daemon ends")
         assert not daemon.pid_file.exists()
         assert "Traceback" not in daemon.log() and "Unhandled" not in daemon.log()
+
+
+def test_several_addresses_of_both_families(make_tunnel: MakeTunnel, web: WebServer) -> None:
+    tunnel = make_tunnel(
+        "tls", server={"listen": ["127.0.0.1:0", "[::1]:0"]}, client={"socks5_listen": "[::1]:0"}
+    )
+    with Program(
+        "server",
+        [twistd(), "-n", "--pidfile=", "phantom-server", "--config", tunnel.write_server()],
+        tunnel.folder / "run",
+    ) as server:
+        found = server.wait_for(r"listening on 127\.0\.0\.1:\d+, (\[::1\]:\d+) for")
+        tunnel.server = server
+        tunnel.client_settings["server"] = found[1]
+        tunnel.start_client()
+        assert tunnel.socks5.startswith("[::1]:")
+        with socket.create_connection(place(tunnel.http), timeout=PATIENCE) as connection:
+            connection.sendall(request(web.url("/bytes/100")))
+            assert read_all(connection).endswith(content(100))
 
 
 @pytest.mark.parametrize(("level", "shown"), [("warn", False), ("info", True)])
@@ -303,9 +322,7 @@ def test_a_request_fails_clearly_when_the_server_stays_away(
         tunnel.connect(web.port)
     assert 0.9 < time.monotonic() - start < 3
     with socket.create_connection(place(tunnel.http), timeout=PATIENCE) as connection:
-        connection.sendall(
-            f"GET {web.url('/')} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
-        )
+        connection.sendall(request(web.url("/")))
         answer = read_all(connection)
     assert answer.startswith(b"HTTP/1.1 503 ") and b"no link to its server" in answer
 
