@@ -20,6 +20,11 @@ lost, anything else (RST, ...)    ``abortConnection``
 The last line is what keeps a truncated download from looking like a complete one: a reset
 stays a reset (RFC 9293, section 3.10.7.4), it never turns into an orderly end.
 
+A connection of which one direction has ended may be of use for as long as it moves bytes.  One
+that is silent besides is given up in the end (`HALF_CLOSED_TIMEOUT`): what an application has
+closed and what it has half-closed look the same from here, so without a limit a destination
+that never answers a FIN could use up a session's streams for good.
+
 Back-pressure: each side is the push producer of the other's transport, so a reader that
 stalls stops the source, and no more than the transport's own high-water mark plus one read
 is ever in memory.
@@ -31,12 +36,23 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IProtocol,
+    IPushProducer,
+)
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 Data = bytes | memoryview
+#: ``call_later(seconds, call)`` sets a timer, as `phantom.runtime.Runtime.call_later`.
+CallLater = Callable[[float, Callable[[], None]], IDelayedCall]
+
+#: Seconds for which a half-closed pair may be silent.  TCP itself sets no limit; what waits this
+#: long for an answer, with nothing more to say itself, is a script at most.
+HALF_CLOSED_TIMEOUT: Final = 600.0
 
 # What a side that connects late finds when its peer has come and gone.
 _CLOSE: Final = 1
@@ -61,12 +77,14 @@ class RelayProtocol:
     """
 
     __slots__ = (
+        "_call_later",
         "_fate",
         "_held",
         "_on_end",
         "_paused",
         "_peer",
         "_read_ended",
+        "_timer",
         "_write",
         "transport",
     )
@@ -78,8 +96,10 @@ class RelayProtocol:
     transport: Any
     _peer: RelayProtocol | None
 
-    def __init__(self, on_end: Callable[[], None] | None) -> None:
+    def __init__(self, on_end: Callable[[], None] | None, call_later: CallLater | None) -> None:
         self.transport = None
+        self._call_later = call_later
+        self._timer: IDelayedCall | None = None
         self._peer = None
         self._on_end = on_end
         #: Bytes for this side's transport that came before it did.
@@ -117,6 +137,7 @@ class RelayProtocol:
         on_end, self._on_end = self._on_end, None
         self.transport = None
         self._write = _drop
+        self._unwatch()
         if peer is None:
             if on_end is not None:
                 on_end()
@@ -138,6 +159,7 @@ class RelayProtocol:
             return
         self._read_ended = True
         self._write = _drop
+        self._unwatch()
         peer = self._peer
         if peer is None or peer.transport is None:
             return  # `_join` will see to it
@@ -168,6 +190,35 @@ class RelayProtocol:
         """Do nothing: the other side's `connectionLost` follows and tells why."""
 
     # -- inside -----------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Give the pair up when this side, the only one still heard of, stays silent."""
+        if self._call_later is None:
+            return
+        self._timer = self._call_later(HALF_CLOSED_TIMEOUT, self._silent)
+        write = self._write
+
+        def write_and_note(data: Data) -> None:
+            if self._timer is not None:
+                self._timer.reset(HALF_CLOSED_TIMEOUT)
+            write(data)
+
+        self._write = write_and_note
+
+    def _unwatch(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _silent(self) -> None:
+        self._timer = None
+        if self.transport is None:
+            return
+        if self._paused and self._call_later is not None:
+            # It is the reader that takes nothing: somebody is there and slow.
+            self._timer = self._call_later(HALF_CLOSED_TIMEOUT, self._silent)
+            return
+        self.transport.abortConnection()
 
     def _hold(self, data: Data) -> None:
         """Keep what was already read when the other side is not connected yet.
@@ -222,6 +273,7 @@ def _pass_end(source: RelayProtocol, sink: RelayProtocol) -> None:
     """Say on the transport of `sink` that `source` has reached the end of its input."""
     far = sink.transport
     if not sink._read_ended:
+        sink._watch()
         far.loseWriteConnection()
         return
     near = source.transport
@@ -253,6 +305,7 @@ def _join(late: RelayProtocol, early: RelayProtocol) -> None:
 
 def relay_pair(
     on_end: Callable[[], None] | None = None,
+    call_later: CallLater | None = None,
 ) -> tuple[RelayProtocol, RelayProtocol]:
     """Make two protocols that are joined to each other.
 
@@ -263,10 +316,11 @@ def relay_pair(
 
     Args:
         on_end: Called once, when both sides have been connected and both are lost.
+        call_later: Sets the timer of `HALF_CLOSED_TIMEOUT`; without it there is no such limit.
 
     Returns:
         The two sides; they are alike.
     """
-    left, right = RelayProtocol(on_end), RelayProtocol(on_end)
+    left, right = RelayProtocol(on_end, call_later), RelayProtocol(on_end, call_later)
     left._peer, right._peer = right, left
     return left, right

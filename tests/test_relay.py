@@ -15,10 +15,11 @@ from hypothesis.stateful import (
 from support.transports import ByteTransport
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer
+from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from phantom.errors import Outcome, StreamError
-from phantom.relay import RelayProtocol, relay_pair
+from phantom.relay import HALF_CLOSED_TIMEOUT, RelayProtocol, relay_pair
 
 
 class Ended:
@@ -105,6 +106,60 @@ def test_back_pressure() -> None:
     assert right.take() == b""
     right.relieve()
     assert right.take() == b"later"
+
+
+def timed_pair() -> tuple[Clock, ByteTransport, ByteTransport]:
+    clock = Clock()
+    left, right = (ByteTransport(side) for side in relay_pair(None, clock.callLater))
+    left.connect()
+    right.connect()
+    return clock, left, right
+
+
+def test_a_half_closed_pair_that_stays_silent_is_given_up() -> None:
+    clock, left, right = timed_pair()
+    clock.advance(10 * HALF_CLOSED_TIMEOUT)
+    left.end()
+    clock.advance(HALF_CLOSED_TIMEOUT - 1)
+    right.deliver(b"still here")
+    assert left.take() == b"still here"
+    clock.advance(HALF_CLOSED_TIMEOUT - 1)
+    assert not right.aborted
+    clock.advance(1)
+    assert right.aborted
+    right.flush()
+    left.flush()
+    assert left.aborted
+    assert not clock.getDelayedCalls()
+
+
+def test_a_half_closed_pair_is_not_given_up_for_a_slow_reader() -> None:
+    clock, left, right = timed_pair()
+    left.end()
+    left.congest()
+    clock.pump([HALF_CLOSED_TIMEOUT] * 3)
+    assert not right.aborted
+    left.relieve()
+    right.deliver(b"rest")
+    assert left.take() == b"rest"
+    clock.advance(HALF_CLOSED_TIMEOUT)
+    assert right.aborted
+
+
+def test_no_timer_outlives_a_half_closed_pair() -> None:
+    for finish in (
+        lambda left, right: right.end(),
+        lambda left, right: right.lose(ConnectionDone()),
+        lambda left, right: right.lose(ConnectionLost()),
+        lambda left, right: left.lose(ConnectionLost()),
+    ):
+        clock, left, right = timed_pair()
+        left.end()
+        assert clock.getDelayedCalls()
+        finish(left, right)
+        left.flush()
+        right.flush()
+        assert not clock.getDelayedCalls()
 
 
 @pytest.mark.parametrize("early_end", [False, True])

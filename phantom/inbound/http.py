@@ -145,7 +145,7 @@ class HttpProxyProtocol(HttpServerProtocol):
 
     def _open_tunnel(self, target: Tunnel) -> None:
         self.phase = Phase.TUNNEL
-        near, far = relay_pair(self.relay_ended)
+        near, far = relay_pair(self.relay_ended, self.factory.runtime.call_later)
         self._attempt = attempt = self.factory.outbound.connect(target.destination, far)
         attempt.addCallbacks(self._tunnel_open, self._tunnel_refused, callbackArgs=(near,))
         attempt.addErrback(self._broken)

@@ -304,7 +304,7 @@ class Exchange:
         self._origin = None
         fields = response_fields(head, self._head.version)
         self._client.send_interim(101, head.reason, fields)
-        near, far = relay_pair(self._client.relay_ended)
+        near, far = relay_pair(self._client.relay_ended, self._runtime.call_later)
         transport = origin.hand_over(far)
         self._client.hand_over(near, transport, rest)
 

@@ -143,7 +143,7 @@ class Socks5Protocol(Protocol):
             self._keep_early(early)
         # Reading goes on while nothing comes: a reset shall be noticed, and an application
         # that waits for its answer, as nearly all do, costs no system call for it.
-        near, far = relay_pair(self.factory.relay_ended)
+        near, far = relay_pair(self.factory.relay_ended, self.factory.runtime.call_later)
         self._attempt = attempt = self.factory.outbound.connect(request.destination, far)
         attempt.addCallbacks(self._connected, self._failed, callbackArgs=(near,))
         attempt.addErrback(self._broken)
