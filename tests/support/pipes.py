@@ -34,6 +34,8 @@ Split = Callable[[int], int]
 
 #: As much as a socket buffer commonly holds before the first autotuning.
 DEFAULT_CAPACITY = 65536
+#: A full sender waits for this much room.
+SEGMENT = 1460
 
 
 def whole(available: int) -> int:
@@ -108,6 +110,8 @@ class _Direction:
         """Move what fits from the sender to the wire."""
         while self.unsent and self.in_flight < self.capacity:
             available = min(len(self.unsent), self.capacity - self.in_flight)
+            if available < min(len(self.unsent), SEGMENT, self.capacity // 2):
+                break  # as TCP does (RFC 9293, 3.8.6.2.1), or pieces would shrink to a byte
             size = self.split(available)
             assert 1 <= size <= available
             piece = bytes(self.unsent[:size])
