@@ -1,8 +1,9 @@
 """FrameProtocol: frames on one link, and whether that link is alive.
 
 Below is a transport of whole records (`phantom.tunnel.noise`): each ``dataReceived`` is the
-plaintext of one record, each ``write`` becomes one.  Above is whoever uses the link's
-frames (`FrameReceiver`): the session, or before it is known, the one that finds it.
+plaintext of one record, each ``write`` becomes one; ``received`` counts its bytes.  Above is
+whoever uses the link's frames (`FrameReceiver`): the session, or before it is known, the one
+that finds it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ IDLE_RATE = 256.0
 MIN_PING = 8
 #: Misses after which the link is dead (design, 3.6).
 MISSES = 2
+#: Bytes of an incomplete record that are a sign of life too: a slow link may take minutes for
+#: one, while what arrives at less than this in a keepalive interval moves nothing.
+PROGRESS = 1024
 #: How much the keepalive interval varies to either side: regular timers are a signature.
 JITTER = 0.35
 
@@ -98,6 +102,8 @@ class FrameProtocol:
         self.round_trip: float | None = None
         self.last_heard = runtime.clock.seconds()
         self._records_received = 0
+        self._bytes_seen = 0
+        self._bytes_at_record = 0
         self._misses = 0
         self._timer: IDelayedCall | None = None
         self._probe: IDelayedCall | None = None
@@ -110,6 +116,12 @@ class FrameProtocol:
         """The peer's static public key, as the handshake proved it."""
         key: bytes = self.transport.peer_key
         return key
+
+    @property
+    def received(self) -> int:
+        """Bytes received, those of an incomplete record included."""
+        count: int = self.transport.received
+        return count
 
     # -- IProtocol, from the record layer ---------------------------------------------
 
@@ -129,6 +141,7 @@ class FrameProtocol:
         """Deal with the frames of one record."""
         self.last_heard = self._runtime.clock.seconds()
         self._records_received += 1
+        self._bytes_at_record = self.transport.received
         useful = False
         try:
             for kind, stream_id, payload in parse_frames(memoryview(data)):
@@ -221,13 +234,19 @@ class FrameProtocol:
 
     def _keepalive_due(self, records: int) -> None:
         self._timer = None
-        if self._records_received != records:
+        received = self.received
+        heard = self._records_received != records
+        if heard or received - self._bytes_seen >= PROGRESS:
             self._misses = 0
         else:
             self._misses += 1
-            if self._misses > MISSES:
-                self._die(f"no sign of life after {MISSES} pings")
-                return
+        self._bytes_seen = received
+        if self._misses > MISSES:
+            self._die(f"no sign of life after {MISSES} pings")
+            return
+        # In the middle of a long record the peer waits for its acknowledgement, and a ping
+        # tells it not to give up.
+        if not heard or received - self._bytes_at_record >= PROGRESS:
             self._send_ping()
         self._arm_keepalive()
 

@@ -67,6 +67,7 @@ class NoiseProtocol(Layer):
     Attributes:
         peer_key: The peer's static public key; set when established.
         established: Whether the handshake is done.
+        received: Bytes of records received, those of incomplete ones included.
     """
 
     def __init__(self, runtime: Runtime, upper: Any, abandon: StrangerPolicy) -> None:
@@ -75,6 +76,7 @@ class NoiseProtocol(Layer):
         self._abandon = abandon
         self.peer_key = b""
         self.established = False
+        self.received = 0
         self._ended = False
         self._seal: Callable[[bytes | memoryview], bytes]
         self._reader: RecordReader
@@ -95,6 +97,7 @@ class NoiseProtocol(Layer):
             timer.cancel()
 
     def _records_received(self, data: bytes) -> None:
+        self.received += len(data)
         receive = self.upper.dataReceived
         try:
             for plaintext in self._reader.receive(data):

@@ -38,8 +38,11 @@ ACK_BYTES = 256 * 1024
 ACK_DELAY = 0.02
 #: ... or after this many frames, so that a peer with tiny frames never meets its frame cap.
 ACK_FRAMES = 4096
-#: Seconds without any acknowledgement of sent frames after which the link counts as dead.
+#: Seconds without any acknowledgement of sent frames after which a link that is silent counts
+#: as dead ...
 STALL_TIMEOUT = 30.0
+#: ... and one on which the peer is heard: at 600 bytes a second a whole record takes as long.
+STALL_LIMIT = 4 * STALL_TIMEOUT
 #: Records written in one go before the reactor gets its turn: an unbounded loop would never
 #: read the acknowledgements that free its memory.
 RECORDS_A_TURN = 8
@@ -107,6 +110,8 @@ class Session:
         self._ack_timer: IDelayedCall | None = None
         self._stall_timer: IDelayedCall | None = None
         self._stall_mark = 0
+        self._stall_since = 0.0
+        self._stall_received = 0
         source.session_made(self)
 
     # -- links ------------------------------------------------------------------------
@@ -300,6 +305,8 @@ class Session:
 
     def _watch_stall(self) -> None:
         self._stall_mark = self._log.acknowledged
+        self._stall_since = self._runtime.clock.seconds()
+        self._stall_received = self.link.received if self.link is not None else 0
         self._stall_timer = self._runtime.call_later(STALL_TIMEOUT, self._stall_due)
 
     def _stall_due(self) -> None:
@@ -309,7 +316,13 @@ class Session:
         if self._log.acknowledged != self._stall_mark:
             self._watch_stall()
         elif self.link is not None:
-            log.info("link dead: nothing acknowledged for {seconds} s", seconds=STALL_TIMEOUT)
+            waited = self._runtime.clock.seconds() - self._stall_since
+            received, before = self.link.received, self._stall_received
+            if received != before and waited < STALL_LIMIT:
+                self._stall_received = received
+                self._stall_timer = self._runtime.call_later(STALL_TIMEOUT, self._stall_due)
+                return
+            log.info("link dead: nothing acknowledged for {seconds:.0f} s", seconds=waited)
             self.link.abort()
 
     # -- the end ------------------------------------------------------------------------

@@ -39,12 +39,14 @@ class LengthPrefixed(Layer):
     def __init__(self, upper: Any, peer_key: bytes) -> None:
         super().__init__(upper)
         self.peer_key = peer_key
+        self.received = 0
         self._buffer = b""
 
     def write(self, data: Any) -> None:
         self.transport.write(len(data).to_bytes(4, "big") + bytes(data))
 
     def dataReceived(self, data: bytes) -> None:
+        self.received += len(data)
         self._buffer += data
         while len(self._buffer) >= 4:
             end = 4 + int.from_bytes(self._buffer[:4], "big")

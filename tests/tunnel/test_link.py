@@ -275,3 +275,42 @@ def test_a_session_ended_while_it_sends_leaves_no_timer() -> None:
     joined.run()
     assert joined.ended
     assert not [c for c in joined.clock.getDelayedCalls() if "Session." in repr(c.func)]
+
+
+@pytest.mark.parametrize("upwards", [True, False])
+@pytest.mark.parametrize("rate", [800, 1500, 2000])
+def test_a_slow_link_that_moves_is_not_dead(rate: int, upwards: bool) -> None:
+    # A whole record takes longer than several keepalives, and than an impatient stall timer.
+    joined = Joined(capacity=rate // 2, delay=0.5, keepalive=20)
+    stream, protocol = joined.open()
+    joined.run(5)
+    server = joined.server_protocols[1]
+    (stream if upwards else server.transport).write(bytes(200_000))
+    joined.run(1.5 * 200_000 / rate)
+    assert not joined.ended
+    assert len(server.data if upwards else protocol.data) == 200_000
+
+
+def test_a_trickle_does_not_keep_a_dead_link() -> None:
+    joined = Joined(keepalive=20)
+    joined.run(1)
+    joined.pipe.stall()
+    joined.client_end.dataReceived(b"\x00\x00\xff\xff")
+    for _ in range(300):
+        joined.run(1)
+        if joined.ended:
+            break
+        joined.client_end.dataReceived(b"x" * 20)
+    assert joined.ended
+
+
+def test_a_link_that_acknowledges_nothing_is_dead_although_it_is_heard() -> None:
+    joined = Joined(keepalive=20)
+    stream, _ = joined.open()
+    joined.run(1)
+    joined.server_session._send_ack = lambda: None  # type: ignore[method-assign]
+    stream.write(b"x")
+    for _ in range(30):
+        joined.run(STALL_TIMEOUT / 6)
+        joined.server_link.send_record(pack_frame(FrameType.PADDING))
+    assert joined.ended
