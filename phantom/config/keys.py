@@ -17,11 +17,14 @@ import shlex
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from phantom.errors import ConfigurationError
+
+K = TypeVar("K")
 
 #: Bytes of an X25519 key, private or public (RFC 7748, section 5).
 KEY_SIZE = 32
@@ -37,8 +40,14 @@ _PROBE_SCALAR = bytes(range(1, KEY_SIZE + 1))
 _HEX_KEY = re.compile(r"(?:0x)?[0-9A-Fa-f]{64}")
 
 
-def _decode(text: str, noun: str) -> bytes:
+def decode_key(text: str, noun: str, *, kind: str = "X25519", option: str = "") -> bytes:
     """Return the 32 bytes that `text` writes in base64.
+
+    Args:
+        text: What was written.
+        noun: What it should be, for messages.
+        kind: The curve, for messages.
+        option: The option of ``phantom genkey`` that makes such keys, with a leading blank.
 
     Raises:
         ConfigurationError: It does not; the message names `noun` and the fault only.
@@ -48,8 +57,9 @@ def _decode(text: str, noun: str) -> bytes:
         raise ConfigurationError(f"the {noun} is empty")
     if "-----BEGIN" in text:
         raise ConfigurationError(
-            f"this is a PEM file, and the {noun} is 32 raw X25519 bytes in base64",
-            fix='"phantom genkey" makes a private key and "phantom pubkey" its public key',
+            f"this is a PEM file, and the {noun} is 32 raw {kind} bytes in base64",
+            fix=f'"phantom genkey{option}" makes a private key and "phantom pubkey{option}" its '
+            "public key",
         )
     if _HEX_KEY.fullmatch(text):
         raise ConfigurationError(
@@ -105,7 +115,7 @@ class PublicKey:
             ConfigurationError: It is no key, or one that agrees on the same secret with
                 everybody (RFC 7748, section 6.1).
         """
-        raw = _decode(text, "public key")
+        raw = decode_key(text, "public key")
         probe = X25519PrivateKey.from_private_bytes(_PROBE_SCALAR)
         try:
             probe.exchange(X25519PublicKey.from_public_bytes(raw))
@@ -155,7 +165,7 @@ class PrivateKey:
         Raises:
             ConfigurationError: It is no key.
         """
-        raw = _decode(text, "private key")
+        raw = decode_key(text, "private key")
         if not any(raw):
             raise ConfigurationError(
                 "the private key is all zeroes", fix='make one with "phantom genkey"'
@@ -254,6 +264,19 @@ def read_private_key_file(path: str | os.PathLike[str]) -> PrivateKey:
     """Read a private key from a file of its own, as ``phantom genkey`` writes it.
 
     Raises:
+        ConfigurationError: As for `read_secret_file`.
+    """
+    return read_secret_file(path, PrivateKey.parse)
+
+
+def read_secret_file(path: str | os.PathLike[str], parse: Callable[[str], K]) -> K:
+    """Read a private key of any kind from a file of its own.
+
+    Args:
+        path: The file.
+        parse: Makes the key of the file's text; raises `ConfigurationError`.
+
+    Raises:
         ConfigurationError: It cannot be read, holds no key, or others than its owner have
             access to it; ``file`` is `path`.
     """
@@ -264,7 +287,7 @@ def read_private_key_file(path: str | os.PathLike[str]) -> PrivateKey:
             "others can read this private key", file=name, fix=chmod_advice(path)
         )
     try:
-        return PrivateKey.parse(content.decode("utf-8", "replace"))
+        return parse(content.decode("utf-8", "replace"))
     except ConfigurationError as error:
         problem, fix = error.problem, error.fix
     raise ConfigurationError(problem, file=name, fix=fix)

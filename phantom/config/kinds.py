@@ -18,6 +18,8 @@ import attrs
 
 from phantom.address import Destination
 from phantom.config import values
+from phantom.config.announced import AnnouncedEndpoint
+from phantom.config.identity_keys import IdentityKey, IdentityPublicKey
 from phantom.config.keys import PrivateKey, PublicKey
 from phantom.config.values import (
     MAX_CREDENTIAL,
@@ -188,13 +190,16 @@ def from_text(written: str, parse: Callable[[str], T], show: Callable[[T], str] 
     return Kind(written, lambda value, _folder: parse(_expect_text(value)), show)
 
 
-def many(kind: Kind[T], *, lone: bool = False, least: int = 0) -> Kind[tuple[T, ...]]:
+def many(
+    kind: Kind[T], *, lone: bool = False, least: int = 0, most: int | None = None
+) -> Kind[tuple[T, ...]]:
     """A list of values of one kind, without repetitions.
 
     Args:
         kind: Of each value.
         lone: Whether a single value may stand without brackets.
         least: The fewest values allowed.
+        most: The most values allowed; None sets no limit.
     """
 
     def parse(value: object, folder: Path) -> tuple[T, ...]:
@@ -204,6 +209,8 @@ def many(kind: Kind[T], *, lone: bool = False, least: int = 0) -> Kind[tuple[T, 
             raise ConfigurationError(f"expected a list in brackets, not {_noun(value)}")
         if len(value) < least:
             raise ConfigurationError("the list is empty")
+        if most is not None and len(value) > most:
+            raise ConfigurationError(f"at most {most} can be listed")
         parsed: dict[T, None] = {}
         errors: list[tuple[int | str, ConfigurationError]] = []
         for index, item in enumerate(value):
@@ -318,6 +325,20 @@ def _parse_server(value: object, _folder: Path) -> Destination:
 
 
 SERVER: Kind[Destination] = Kind('`"host:port"`', _parse_server, quote)
+
+IDENTITY: Kind[IdentityPublicKey] = from_text("base64, 44 characters", IdentityPublicKey.parse)
+
+IDENTITY_KEY: Kind[IdentityKey] = from_text(
+    "base64, 44 characters", IdentityKey.parse, lambda _key: HIDDEN
+)
+
+ENDPOINT: Kind[AnnouncedEndpoint] = Kind(
+    '`"host:port"` for this very host, or a table '
+    '`{ address = "host:port", public_key = "BASE64", carrier = "tls", sni = "name", '
+    'pin = "sha256/BASE64" }` of which only the address is required',
+    lambda value, _folder: AnnouncedEndpoint.parse(value),
+    AnnouncedEndpoint.show,
+)
 
 
 def _parse_users(value: object, _folder: Path) -> Mapping[str, Secret]:

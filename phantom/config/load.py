@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import attrs
 
 from phantom.config.document import Document, KeyPath, dotted, read_document
-from phantom.config.keys import chmod_advice, read_private_key_file
+from phantom.config.identity_keys import IdentityKey
+from phantom.config.keys import chmod_advice, read_private_key_file, read_secret_file
 from phantom.config.kinds import ItemsError
 from phantom.config.places import client_config_candidates
 from phantom.config.rules import check_client, check_server, read_allowed_clients
@@ -238,6 +239,13 @@ class _Reading:
                 values["private_key"] = read_private_key_file(key_file)
             except ConfigurationError as error:
                 self._report((*path, "private_key_file"), f"{key_file}: {error.problem}", error.fix)
+        identity_file = values.get("identity_key_file")
+        if identity_file is not None and values.get("identity_key") is None:
+            try:
+                values["identity_key"] = read_secret_file(identity_file, IdentityKey.parse)
+            except ConfigurationError as error:
+                problem = f"{identity_file}: {error.problem}"
+                self._report((*path, "identity_key_file"), problem, error.fix)
         clients_file = values.get("allowed_clients_file")
         if clients_file is None:
             return

@@ -30,7 +30,8 @@ line and key, all of them at once.
   `%APPDATA%\\phantom` and `%PROGRAMDATA%\\phantom` take the place of the first and the last.
 - A relative path starts from the folder of the file it is written in; `~/` is the home folder.
 - Keys are X25519, 32 bytes in base64. `phantom genkey` makes a private key; `phantom pubkey`
-  reads one and prints its public key.
+  reads one and prints its public key. With `--identity` both deal with the Ed25519 key of a
+  server's identity instead.
 - A file that holds a secret must not be readable by everyone (`chmod 600 FILE`), and a file
   that is a private key by nobody but its owner.
 

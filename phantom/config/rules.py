@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from phantom.config.announced import AnnouncedEndpoint, announced_list
 from phantom.config.keys import PublicKey, chmod_advice, read_regular_file
 from phantom.config.schema import LEAST_STREAM_MEMORY, MiB
 from phantom.config.values import AllowedClient, ListenAddress, show_size
@@ -43,6 +44,7 @@ def check_server(values: Mapping[str, Any], report: Report) -> None:
     """Check a ``[server]`` table."""
     _check_memory(values, report)
     _check_own_key_listed(values, report)
+    _check_endpoints(values, report)
     for name, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
         # Both names are in `values` unless the value was a mistake already told.
         if values.get(name) is not None and other in values and values[other] is None:
@@ -57,9 +59,7 @@ def check_server(values: Mapping[str, Any], report: Report) -> None:
         )
     if isinstance(decoy, Path) and not os.path.isdir(decoy):
         report("decoy", _NO_FOLDER if os.path.exists(decoy) else "no such folder", None)
-    state = values.get("state_dir")
-    if state is not None and os.path.lexists(state) and not os.path.isdir(state):
-        report("state_dir", _NO_FOLDER, None)
+    _check_state_folder(values, report)
 
 
 def check_client(values: Mapping[str, Any], report: Report) -> None:
@@ -68,6 +68,14 @@ def check_client(values: Mapping[str, Any], report: Report) -> None:
     private, server_key = values.get("private_key"), values.get("server_public_key")
     if private is not None and server_key in (private.public(), PublicKey(private.raw)):
         report("server_public_key", "this is the client's own key", "put the server's here")
+    identity = values.get("server_identity")
+    if identity is not None and server_key is not None and identity.raw == server_key.raw:
+        report(
+            "server_identity",
+            "this is the server's public key, and its identity is a key of its own",
+            "remove it, or put there what the server's check prints as its identity",
+        )
+    _check_state_folder(values, report)
     if "tls_sni" in values and values["tls_sni"] is None:
         for name in ("tls_ca", "tls_pin"):
             if values.get(name) is not None:
@@ -81,6 +89,56 @@ def check_client(values: Mapping[str, Any], report: Report) -> None:
     if values.get("tls_ca") is not None:
         _load_certificates(values["tls_ca"], "tls_ca", report)
     _check_listeners(values, report)
+
+
+def _check_state_folder(values: Mapping[str, Any], report: Report) -> None:
+    state = values.get("state_dir")
+    if state is not None and os.path.lexists(state) and not os.path.isdir(state):
+        report("state_dir", _NO_FOLDER, None)
+
+
+def _check_endpoints(values: Mapping[str, Any], report: Report) -> None:
+    """Check that the list of endpoints is whole and can be signed."""
+    identity, private = values.get("identity_key"), values.get("private_key")
+    if identity is not None and private is not None and identity.raw == private.raw:
+        report(
+            "identity_key",
+            "this is the server's private_key, and an identity is a key of its own",
+            "phantom genkey --identity",
+        )
+    names = ("endpoints", "endpoints_version", "identity_key", "tls_cert")
+    if not all(name in values for name in names):
+        return  # a mistake of its own, already told
+    endpoints: tuple[AnnouncedEndpoint, ...] = values["endpoints"]
+    version = values["endpoints_version"]
+    if not endpoints:
+        if version is not None:
+            report("endpoints_version", "has no effect without endpoints", "remove it")
+        return
+    if version is None:
+        report("endpoints", "endpoints_version is missing", "set endpoints_version = 1")
+    if identity is None and values.get("identity_key_file") is None:
+        report(
+            "endpoints",
+            "there is no identity_key to sign them",
+            "phantom genkey --identity makes one, for identity_key or identity_key_file",
+        )
+    if values["tls_cert"] is None:
+        for endpoint in endpoints:
+            if endpoint.carrier is None and endpoint.needs_tls:
+                report(
+                    "endpoints",
+                    f"sni and pin of {endpoint.address} have no effect: this host has no TLS",
+                    'add carrier = "tls" if that host has',
+                )
+                return
+    if private is not None:
+        try:
+            announced_list(
+                endpoints, version or 1, 0, private.public(), values["tls_cert"] is not None
+            )
+        except ValueError as error:
+            report("endpoints", str(error), None)
 
 
 def _check_memory(values: Mapping[str, Any], report: Report) -> None:

@@ -17,6 +17,8 @@ import attrs
 
 from phantom.address import Destination
 from phantom.config import kinds
+from phantom.config.announced import AnnouncedEndpoint
+from phantom.config.identity_keys import IdentityKey, IdentityPublicKey
 from phantom.config.keys import PrivateKey, PublicKey
 from phantom.config.kinds import count, duration, size
 from phantom.config.places import default_state_folder
@@ -30,6 +32,7 @@ from phantom.config.values import (
     UnixSocket,
 )
 from phantom.core.egress import EgressRule
+from phantom.core.endpoint_list import MAX_ENDPOINTS
 from phantom.telemetry import LEVELS
 
 KiB = 1024
@@ -113,6 +116,45 @@ class ServerConfig:
             "A file of more such keys: one a line, a name after the key if you like, comments "
             "from `#` on.",
             example='"clients.txt"',
+        ),
+    )
+    identity_key: IdentityKey | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.IDENTITY_KEY,
+            "The key of the server's identity, from `phantom genkey --identity`: it signs "
+            "`endpoints`. All hosts of one server share it, while each has its own `private_key`.",
+            example=_KEY_EXAMPLE,
+            alternative="identity_key_file",
+            secret=True,
+        ),
+    )
+    identity_key_file: Path | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.PATH,
+            "A file with that key, in place of `identity_key`. Only its owner may have access.",
+            example='"identity.key"',
+        ),
+    )
+    endpoints: tuple[AnnouncedEndpoint, ...] = attrs.field(
+        default=(),
+        metadata=about(
+            kinds.many(kinds.ENDPOINT, most=MAX_ENDPOINTS),
+            "Where clients can reach this server, on this host or on others, the best first. "
+            "Clients that know the server's identity are told, remember it, and use it in place "
+            "of what their own file says. Where a table names no key, carrier, name or pin, this "
+            "host's key and carrier and the client's name and pin are meant.",
+            example='["a.example:443", { address = "b.example:443", public_key = "BASE64" }]',
+        ),
+    )
+    endpoints_version: int | None = attrs.field(
+        default=None,
+        metadata=about(
+            count(1, 2**63 - 1),
+            "The version of `endpoints`, to be raised with every change: clients refuse a list "
+            "that is older than the one they have. Required with `endpoints`.",
+            example="1",
         ),
     )
     tls_cert: Path | None = attrs.field(
@@ -280,6 +322,27 @@ class ClientConfig:
             "The server's public key, as `phantom check` or `phantom pubkey` prints it there.",
             example=_KEY_EXAMPLE,
         )
+    )
+    server_identity: IdentityPublicKey | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.IDENTITY,
+            "The public key of the server's identity, as `phantom check` prints it there. With "
+            "it the client takes and remembers the server's own list of its endpoints, so that a "
+            "server can move.",
+            example=_KEY_EXAMPLE,
+        ),
+    )
+    state_dir: Path = attrs.field(
+        factory=default_state_folder,
+        metadata=about(
+            kinds.PATH,
+            "The folder where the client remembers the server's endpoints and which of them "
+            "worked; made when there is something to remember.",
+            example='"/var/lib/phantom"',
+            default_text="`$STATE_DIRECTORY`, or `/var/lib/phantom` for root, or a folder of the "
+            "user's own",
+        ),
     )
     private_key: PrivateKey = attrs.field(
         metadata=about(

@@ -36,10 +36,12 @@ def _describe(loaded: ServerFile | ClientFile, file: str) -> str:
     name, table = (
         ("server", loaded.server) if isinstance(loaded, ServerFile) else ("client", loaded.client)
     )
+    identity = getattr(table, "identity_key", None)
     return "\n".join(
         (
             f"# {file}: a valid {name} file; these settings are in effect",
             f"# the {name}'s public key: {table.private_key.public()}",
+            *([f"# the {name}'s identity: {identity.public()}"] if identity else []),
             "",
             effective(table, name),
             "",

@@ -47,6 +47,9 @@ def init() -> None:
     metavar="KEY",
     help='A client\'s public key, or "KEY NAME"; may be repeated.',
 )
+@click.option(
+    "--identity", is_flag=True, help="Also make an identity, which signs the list of endpoints."
+)
 def server(
     output: str | None,
     listen: tuple[str, ...],
@@ -55,8 +58,10 @@ def server(
     decoy: str | None,
     state_dir: str | None,
     allowed_clients: tuple[str, ...],
+    identity: bool,
 ) -> None:
     """Write a server's file."""
+    from phantom.config.identity_keys import IdentityKey
     from phantom.config.kinds import quote
     from phantom.config.places import system_config_folder, user_config_folder
     from phantom.config.schema import ServerFile
@@ -75,6 +80,11 @@ def server(
     if decoy is not None:
         values["decoy"] = quote(decoy if "://" in decoy else _absolute(decoy))
     key = _fresh_key(values)
+    known_by = ""
+    if identity:
+        identity_key = IdentityKey.generate(os.urandom)
+        values["identity_key"] = quote(identity_key.export())
+        known_by = f" --server-identity {identity_key.public()}"
     loaded = _write(path, server_template, values, ServerFile)
     shown = shlex.quote(str(path))
     click.echo(f"wrote {path}")
@@ -83,7 +93,8 @@ def server(
     click.echo("On each client's machine:")
     port = loaded.server.listen[0].port
     tls = " --tls-sni NAME" if loaded.server.tls_cert else ""
-    click.echo(f"  phantom init client --server HOST:{port} --server-public-key {key}{tls}")
+    command = f"phantom init client --server HOST:{port} --server-public-key {key}"
+    click.echo(f"  {command}{known_by}{tls}")
     if not loaded.server.allowed_clients:
         click.echo("It prints the client's public key: put it into allowed_clients in")
         click.echo(f"{path}; until then nobody is admitted.")
@@ -97,6 +108,11 @@ def server(
 @click.option(
     "--server-public-key", required=True, metavar="KEY", help="As the server's init printed it."
 )
+@click.option(
+    "--server-identity",
+    metavar="KEY",
+    help="As the server's init printed it: take the server's own list of its endpoints.",
+)
 @click.option("--socks5-listen", metavar="ADDRESS:PORT", help="Default: 127.0.0.1:1080.")
 @click.option("--http-listen", metavar="ADDRESS:PORT", help="Default: 127.0.0.1:8080.")
 @click.option("--tls-sni", metavar="NAME", help="Use TLS, with this name. Otherwise: bare TCP.")
@@ -106,6 +122,7 @@ def client(
     output: str | None,
     address: str,
     server_public_key: str,
+    server_identity: str | None,
     socks5_listen: str | None,
     http_listen: str | None,
     tls_sni: str | None,
@@ -122,6 +139,7 @@ def client(
     given = {
         "server": address,
         "server_public_key": server_public_key,
+        "server_identity": server_identity,
         "socks5_listen": socks5_listen,
         "http_listen": http_listen,
         "tls_sni": tls_sni,

@@ -12,6 +12,13 @@ import click
 MAX_INPUT = 4096
 
 
+_IDENTITY = click.option(
+    "--identity",
+    is_flag=True,
+    help="The key of a server's identity (Ed25519), which signs the list of its endpoints.",
+)
+
+
 @click.command()
 @click.option(
     "--output",
@@ -20,12 +27,14 @@ MAX_INPUT = 4096
     metavar="PATH",
     help="Write the key to a new file that only you can read, and print its public key.",
 )
-def genkey(output: str | None) -> None:
+@_IDENTITY
+def genkey(output: str | None, identity: bool) -> None:
     """Make a private key and print it."""
+    from phantom.config.identity_keys import IdentityKey
     from phantom.config.keys import PrivateKey, write_private_file
 
     # The runtime's entropy is this very function; a command has no reactor for a Runtime.
-    key = PrivateKey.generate(os.urandom)
+    key = (IdentityKey if identity else PrivateKey).generate(os.urandom)
     if output is not None:
         write_private_file(output, f"{key.export()}\n")
         click.echo(str(key.public()))
@@ -51,8 +60,10 @@ def _warn_of_open_output() -> None:
 
 
 @click.command()
-def pubkey() -> None:
+@_IDENTITY
+def pubkey(identity: bool) -> None:
     """Read a private key on standard input and print its public key."""
+    from phantom.config.identity_keys import IdentityKey
     from phantom.config.keys import PrivateKey
     from phantom.errors import ConfigurationError
 
@@ -63,7 +74,7 @@ def pubkey() -> None:
             f"more than {MAX_INPUT} bytes, and a key has 44 characters", file="standard input"
         )
     try:
-        key = PrivateKey.parse(content.decode("utf-8", "replace"))
+        key = (IdentityKey if identity else PrivateKey).parse(content.decode("utf-8", "replace"))
     except ConfigurationError as error:
         problem, fix = error.problem, error.fix
     else:
