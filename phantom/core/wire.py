@@ -63,6 +63,8 @@ class FrameType(IntEnum):
     ACK = 0x0C
     ATTACH = 0x0D
     MOVE = 0x0E
+    #: May be skipped: a client without the server's identity cannot check it.
+    ENDPOINTS = 0x40
 
 
 #: Types that carry no sequence number although they are below 0x80.
@@ -70,7 +72,7 @@ UNSEQUENCED = frozenset(
     {FrameType.PING, FrameType.PONG, FrameType.PADDING, FrameType.ACK, FrameType.ATTACH}
 )
 #: Types that belong to the link or the session and must carry stream id 0.
-ON_STREAM_ZERO = UNSEQUENCED | {FrameType.GOAWAY}
+ON_STREAM_ZERO = UNSEQUENCED | {FrameType.GOAWAY, FrameType.ENDPOINTS}
 #: Reserved by this version: their layouts are fixed later, receiving one is an error.
 RESERVED = frozenset({FrameType.DATAGRAM, FrameType.MOVE})
 

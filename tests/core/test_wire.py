@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from phantom.address import Destination
 from phantom.core import wire
+from phantom.core.endpoint_list import Carrier, EndpointList, ServerEndpoint
 from phantom.core.wire import Attach, FrameType, GoawayReason
+from phantom.crypto.identity import sign
 from phantom.errors import Outcome, RemoteProtocolError
 
 # (frame, bytes in hex): doc/spec/wire.md shows the same.
@@ -69,6 +71,31 @@ GOLDEN = [
         ),
         "0d0000000026000102030405060708090a0b0c0d0e0f00000002000000000000000000070000000000000005",
     ),
+    (
+        wire.pack_frame(
+            FrameType.ENDPOINTS,
+            0,
+            sign(
+                EndpointList(
+                    version=1,
+                    issued=1_767_225_600,
+                    endpoints=(
+                        ServerEndpoint(
+                            host="a.example",
+                            port=443,
+                            public_key=bytes(range(32, 64)),
+                            carrier=Carrier.TLS,
+                        ),
+                    ),
+                ),
+                bytes(range(1, 33)),
+            ),
+        ),
+        "400000000082a34f67c301aa430859e3e15e16283fbcd80f580d6dab94a620aa07b01e35894cd1ca"
+        "bcb187b92e315a9c77d046349586e5f45d0c0cc7f009c0aacab90edee70300000000000000010000"
+        "00006955b90001002f01202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d"
+        "3e3f01bb09612e6578616d706c650000",
+    ),
 ]
 
 
@@ -106,6 +133,7 @@ def test_a_record_cut_anywhere_inside_a_frame_is_refused(cut: int) -> None:
         wire.pack_frame(FrameType.DATA, 0, b"x"),
         wire.pack_frame(FrameType.PING, 1, b"12345678"),
         wire.pack_frame(FrameType.ATTACH, 4),
+        wire.pack_frame(FrameType.ENDPOINTS, 4),
         wire.pack_frame(FrameType.STREAM_OPEN, 0),
         wire.pack_frame(FrameType.DATAGRAM, 1),
         wire.pack_frame(FrameType.MOVE, 1),
@@ -118,7 +146,7 @@ def test_what_is_refused(frame: bytes) -> None:
         list(wire.parse_frames(memoryview(frame)))
 
 
-@pytest.mark.parametrize("kind", [0x40, 0x7F, 0x80, 0xFF])
+@pytest.mark.parametrize("kind", [0x41, 0x7F, 0x80, 0xFF])
 def test_unknown_types_that_may_be_skipped_pass(kind: int) -> None:
     assert len(list(wire.parse_frames(memoryview(wire.pack_frame(kind, 5, b"new"))))) == 1
     assert wire.is_sequenced(kind) == (kind < 0x80)
