@@ -41,6 +41,8 @@ class Runtime:
         monotonic: Seconds that stop while the machine sleeps.
         boottime: Seconds that go on while the machine sleeps; a lead over `monotonic`
             that grows is a sleep.
+        local_address: The address this machine would speak from; when it changes, so has
+            the network.
         resolve: Name to addresses in the system's order of preference; fails with
             `OSError` (``socket.gaierror``) when there are none.  Cancellable.
     """
@@ -51,6 +53,7 @@ class Runtime:
     wall_time: Callable[[], float]
     monotonic: Callable[[], float]
     boottime: Callable[[], float]
+    local_address: Callable[[], str]
     resolve: Resolve
 
     def call_later(self, seconds: float, call: Callable[..., object], *args: Any) -> IDelayedCall:
@@ -83,6 +86,22 @@ def _boottime() -> float:
     return time.clock_gettime(clock) if clock is not None else time.monotonic()
 
 
+def _local_address() -> str:
+    """Ask the routing table, by a socket that is connected and never sends anything."""
+    for family, anywhere in (
+        # Documentation addresses (RFC 5737, RFC 3849): routed like any other, and nobody's.
+        (socket.AF_INET, ("192.0.2.1", 9)),
+        (socket.AF_INET6, ("2001:db8::1", 9)),
+    ):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect(anywhere)
+                return str(probe.getsockname()[0])
+        except OSError:
+            continue
+    return ""
+
+
 def _lookup(name: str) -> list[IPAddress]:
     found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     # dict.fromkeys keeps getaddrinfo's order, which is RFC 6724's.
@@ -113,5 +132,6 @@ def system_runtime(reactor: Any) -> Runtime:
         wall_time=time.time,
         monotonic=time.monotonic,
         boottime=_boottime,
+        local_address=_local_address,
         resolve=system_resolver(reactor),
     )

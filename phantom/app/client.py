@@ -98,7 +98,7 @@ def make_tunnel(
             server_key=config.server_public_key.raw,
             cipher=choose_cipher(config.cipher),
             mode=Mode.BARE if config.tls_sni is None else Mode.TLS_HTTP1,
-            host=config.tls_sni or "",
+            host=_http_host(config),
             prefix=config.tcp_prefix,
             timeout=config.handshake_timeout,
         ),
@@ -109,6 +109,8 @@ def make_tunnel(
         ),
         keepalive=config.keepalive,
         drain_timeout=config.drain_timeout,
+        detached_timeout=config.detached_timeout,
+        link_max_age=config.link_max_age,
     )
     dialer = Dialer(runtime, _endpoint(runtime, config), settings, meters)
     outbound = TunnelOutbound(
@@ -218,6 +220,12 @@ class ClientService(MultiService):
     def stopService(self) -> Deferred[None]:
         """Close the proxies, let streams finish for a moment, close the link."""
         return Deferred.fromCoroutine(self._stop())
+
+
+def _http_host(config: ClientConfig) -> str:
+    """Return the Host of the request inside TLS: a browser names a port that is not 443."""
+    name, port = config.tls_sni or "", config.server.port
+    return name if port == 443 else f"{name}:{port}"
 
 
 def _endpoint(runtime: Runtime, config: ClientConfig) -> Callable[[], IStreamClientEndpoint]:

@@ -34,7 +34,7 @@ from phantom.outbound.own_addresses import own_addresses
 from phantom.runtime import Runtime, system_runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.mux import MuxLimits
-from phantom.tunnel.registry import SessionRegistry
+from phantom.tunnel.registry import DetachedLimits, SessionRegistry
 from phantom.tunnel.replay_file import ReplayFile, boot_epoch
 
 log = make_logger()
@@ -121,6 +121,11 @@ class ServerService(MultiService):
             max_links=config.max_links_per_client,
             acceptor=stream_acceptor(self._outbound.for_client),
             attach_timeout=config.handshake_timeout,
+            detached=DetachedLimits(
+                timeout=config.detached_timeout,
+                memory_per_client=config.detached_memory_per_client,
+                memory=config.detached_memory,
+            ),
             meters=self.meters,
         )
         self._replay = _replay_file(runtime, config)

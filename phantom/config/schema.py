@@ -302,6 +302,30 @@ class ServerConfig:
             unit="seconds",
         ),
     )
+    detached_timeout: float = attrs.field(
+        default=300.0,
+        metadata=about(
+            duration(1, 86400),
+            "How long a session waits for a new link of its client before its streams are reset.",
+            unit="seconds",
+        ),
+    )
+    detached_memory_per_client: int = attrs.field(
+        default=64 * MiB,
+        metadata=about(
+            size(MiB, 64 * 1024 * MiB),
+            "What one client's sessions may hold while they wait for a link.",
+            unit="bytes",
+        ),
+    )
+    detached_memory: int = attrs.field(
+        default=512 * MiB,
+        metadata=about(
+            size(MiB, 1024 * 1024 * MiB),
+            "What all sessions may hold while they wait for a link.",
+            unit="bytes",
+        ),
+    )
     egress: EgressConfig = attrs.field(factory=EgressConfig)
 
 
@@ -504,6 +528,23 @@ class ClientConfig:
         metadata=about(
             duration(0, 3600),
             "How long a stopping client lets open streams finish.",
+            unit="seconds",
+        ),
+    )
+    detached_timeout: float = attrs.field(
+        default=300.0,
+        metadata=about(
+            duration(1, 86400),
+            "How long open streams wait for a new link before they are reset.",
+            unit="seconds",
+        ),
+    )
+    link_max_age: float = attrs.field(
+        default=1800.0,
+        metadata=about(
+            duration(0, 86400),
+            "After about how long a link is replaced by a fresh one, without a pause, because "
+            "some networks cut connections by age; 0 never.",
             unit="seconds",
         ),
     )

@@ -38,6 +38,8 @@ TOKEN_SIZE = 32
 ENCAPSULATION_KEY_SIZE = 1184
 #: Bytes of an ML-KEM-768 ciphertext (FIPS 203, table 3).
 KEM_CIPHERTEXT_SIZE = 1088
+#: Bytes that name a server's process: random, so that no two are alike.
+INSTANCE_SIZE = 16
 
 
 class Cipher(enum.IntEnum):
@@ -74,6 +76,9 @@ class Field(enum.IntEnum):
     #: Reserved: message 1 can be replayed to another server or be sent twice by a race, so
     #: version 1 carries no early data; the field must be empty where it appears.
     EARLY_DATA = 0x06
+    #: In message 2: names the running process of the server, so that a client knows whether
+    #: a session the server does not know was lost with a restart or never reached it.
+    INSTANCE = 0x07
 
 
 #: From here on a type must be understood (one bit, so that old receivers can tell).
@@ -90,6 +95,7 @@ _SIZES: dict[int, int] = {
     Field.ENCAPSULATION_KEY: ENCAPSULATION_KEY_SIZE,
     Field.KEM_CIPHERTEXT: KEM_CIPHERTEXT_SIZE,
     Field.EARLY_DATA: 0,
+    Field.INSTANCE: INSTANCE_SIZE,
 }
 
 
@@ -103,6 +109,7 @@ class HandshakePayload:
         token: A one-time enrolment token.
         encapsulation_key: An ML-KEM-768 encapsulation key (message 1).
         kem_ciphertext: An ML-KEM-768 ciphertext (message 2).
+        instance: Names the server's process (message 2).
     """
 
     timestamp: int | None = None
@@ -110,6 +117,7 @@ class HandshakePayload:
     token: bytes | None = attrs.field(default=None, repr=False)
     encapsulation_key: bytes | None = attrs.field(default=None, repr=False)
     kem_ciphertext: bytes | None = attrs.field(default=None, repr=False)
+    instance: bytes | None = None
 
     def encode(self, padding: int = 0) -> bytes:
         """Return the wire form.
@@ -132,6 +140,7 @@ class HandshakePayload:
             (Field.TOKEN, self.token),
             (Field.ENCAPSULATION_KEY, self.encapsulation_key),
             (Field.KEM_CIPHERTEXT, self.kem_ciphertext),
+            (Field.INSTANCE, self.instance),
         ):
             if value is not None:
                 if len(value) != _SIZES[kind]:
@@ -184,4 +193,5 @@ class HandshakePayload:
             token=found.get(Field.TOKEN),
             encapsulation_key=found.get(Field.ENCAPSULATION_KEY),
             kem_ciphertext=found.get(Field.KEM_CIPHERTEXT),
+            instance=found.get(Field.INSTANCE),
         )

@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 
-from phantom.core.wire import HEADER_SIZE, MAX_RECORD_PLAINTEXT, pack_header_into
+from phantom.core.wire import (
+    HEADER_SIZE,
+    MAX_PAYLOAD,
+    MAX_RECORD_PLAINTEXT,
+    FrameType,
+    pack_header_into,
+)
 from phantom.errors import LocalProtocolError, RemoteProtocolError
 
 #: Bytes of one block of the log: four full records, and still in a core's L2 cache.
@@ -20,6 +26,11 @@ BLOCK_SIZE = 256 * 1024
 MAX_RETAINED_BYTES = 16 * 1024 * 1024
 #: Most frames one session keeps unacknowledged; bounds what tiny frames cost beyond bytes.
 MAX_RETAINED_FRAMES = 65_536
+#: Most bytes of a record, and of a frame, on a link that is new, or that other links failed
+#: before: on a path that lets 16 KB through and then freezes (reported from Russia, 2025)
+#: something arrives whole on every link, so that every link makes progress.
+SMALL_RECORD = 4096
+SMALL_PAYLOAD = SMALL_RECORD - HEADER_SIZE
 #: Blocks a pool keeps for reuse: the cap of one busy session; more is trimmed after peaks.
 POOLED_BLOCKS = MAX_RETAINED_BYTES // BLOCK_SIZE
 
@@ -82,12 +93,34 @@ class Run:
         self.first = first
         self.frames = 0
 
+    def frame_end(self, start: int) -> int:
+        """Return the offset behind the frame at `start`."""
+        return start + HEADER_SIZE + int.from_bytes(self.block.view[start + 4 : start + 6], "big")
+
+    def split(self, limit: int) -> Run:
+        """Take the front off, as many whole frames as fit `limit` bytes, but at least one.
+
+        Returns:
+            The front; this run keeps the rest, which may be nothing.
+        """
+        front = Run(self.block, self.first)
+        front.start = front.end = self.start
+        while front.frames < self.frames:
+            end = self.frame_end(front.end)
+            if front.frames and end - front.start > limit:
+                break
+            front.end = end
+            front.frames += 1
+        self.start = front.end
+        self.first += front.frames
+        self.frames -= front.frames
+        return front
+
     def drop_frames(self, count: int) -> int:
         """Take `count` frames off the front; return their bytes."""
         start = self.start
-        view = self.block.view
         for _ in range(count):
-            start += HEADER_SIZE + int.from_bytes(view[start + 4 : start + 6], "big")
+            start = self.frame_end(start)
         size = start - self.start
         self.start = start
         self.first += count
@@ -106,6 +139,7 @@ class SendLog:
         sent: The number of the first frame not yet sent on the present link.
         acknowledged: The number of the first frame the peer does not have yet.
         size: Bytes held, headers included.
+        frame_limit: Most bytes of payload that the streams should put into one frame now.
     """
 
     __slots__ = (
@@ -115,6 +149,7 @@ class SendLog:
         "_retained",
         "_unsent",
         "acknowledged",
+        "frame_limit",
         "next_sequence",
         "sent",
         "size",
@@ -130,6 +165,7 @@ class SendLog:
         self.sent = 0
         self.acknowledged = 0
         self.size = 0
+        self.frame_limit = MAX_PAYLOAD
 
     @property
     def has_unsent(self) -> bool:
@@ -215,18 +251,26 @@ class SendLog:
         run = self._open = Run(block, self.next_sequence)
         return run
 
-    def take(self) -> memoryview | None:
+    def take(self, limit: int = MAX_RECORD_PLAINTEXT) -> memoryview | None:
         """Return the next record's plaintext and count it as sent; None when nothing waits.
 
         The view is valid until the peer acknowledges it; the caller seals it at once.
+
+        Args:
+            limit: Most bytes wanted; a single frame that is longer comes whole.
         """
-        if self._unsent:
-            run = self._unsent.popleft()
-        elif self._open is not None:
-            run = self._open
+        if not self._unsent:
+            if self._open is None:
+                return None
+            self._unsent.append(self._open)
             self._open = None
-        else:
-            return None
+        run = self._unsent.popleft()
+        if run.end - run.start > limit and run.frames > 1:
+            rest = run
+            run = rest.split(limit)
+            if rest.frames:
+                rest.block.live += 1
+                self._unsent.appendleft(rest)
         self._retained.append(run)
         self.sent = run.first + run.frames
         return run.block.view[run.start : run.end]
@@ -262,6 +306,9 @@ class SendLog:
     def rewind(self, received: int) -> int:
         """Prepare to send again on a new link what the peer does not have.
 
+        Long frames are cut: the peer counts nothing of older links any more, so what it
+        does not have may be numbered anew.
+
         Args:
             received: How many frames the peer says it has.
 
@@ -276,10 +323,34 @@ class SendLog:
             raise RemoteProtocolError("the peer forgot frames that it had acknowledged")
         self.acknowledge(received)
         again = sum(run.end - run.start for run in self._retained)
-        self._unsent.extendleft(reversed(self._retained))
+        runs = [*self._retained, *self._unsent]
+        if self._open is not None:
+            runs.append(self._open)
         self._retained.clear()
-        self.sent = received
+        self._unsent.clear()
+        self._open = self._block = None
+        self.sent = self.next_sequence = received
+        self.size = 0
+        for run in runs:
+            self._append_again(run)
+            self._release(run.block)
         return again
+
+    def _append_again(self, run: Run) -> None:
+        """Copy a run's frames, long ones in pieces, to the end of the log."""
+        view = run.block.view
+        start = run.start
+        while start < run.end:
+            end = run.frame_end(start)
+            kind = view[start]
+            stream_id = int.from_bytes(view[start + 1 : start + 4], "big")
+            payload = view[start + HEADER_SIZE : end]
+            if kind == FrameType.DATA and len(payload) > SMALL_PAYLOAD:
+                for cut in range(0, len(payload), SMALL_PAYLOAD):
+                    self.append(kind, stream_id, payload[cut : cut + SMALL_PAYLOAD])
+            else:
+                self.append(kind, stream_id, payload)
+            start = end
 
     def close(self) -> None:
         """Let go of everything."""
@@ -304,18 +375,22 @@ class ReceiveLog:
     def __init__(self) -> None:
         self.received = 0
 
-    def begin(self, next_sequence: int) -> LinkCursor:
+    def begin(self, announced: int, next_sequence: int) -> LinkCursor:
         """Start counting the frames of a new link.
 
+        The peer begins with the frame that our ATTACH asked for.  Frames that came by an
+        older link since then come again, and are dropped.
+
         Args:
-            next_sequence: The number of the link's first sequenced frame, from its ATTACH.
+            announced: What our ATTACH on that link said we had received.
+            next_sequence: What the peer's ATTACH said it would send first, at the latest.
 
         Raises:
-            RemoteProtocolError: Frames are missing in between.
+            RemoteProtocolError: The peer has let go of frames that we do not have.
         """
-        if next_sequence > self.received:
+        if next_sequence > announced:
             raise RemoteProtocolError("frames were lost between two links")
-        return LinkCursor(self, next_sequence)
+        return LinkCursor(self, announced)
 
 
 class LinkCursor:

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from phantom.address import Destination
 from phantom.carriers.tcp import prepare_link_socket
 from phantom.core.admission import Admission
-from phantom.core.handshake import HandshakePayload, Mode
+from phantom.core.handshake import INSTANCE_SIZE, HandshakePayload, Mode
 from phantom.core.replay import ReplayVerdict
 from phantom.errors import Outcome, RelayError
 from phantom.interfaces import Outbound, StrangerPolicy
@@ -124,6 +124,7 @@ class TunnelFactory(Factory):
         self._keepalive = keepalive
         self._admission = admission
         self._meters = meters
+        self._instance = runtime.entropy(INSTANCE_SIZE)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Return the layers for one visitor."""
@@ -139,6 +140,7 @@ class TunnelFactory(Factory):
             abandon=self._drain,
             timeout=self._handshake_timeout,
             visitors=self,
+            instance=self._instance,
         )
 
     # -- Visitors -----------------------------------------------------------------------

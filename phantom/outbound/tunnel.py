@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from phantom.address import Destination
@@ -124,7 +124,7 @@ class Opening:
     def _cancelled(self, deferred: Deferred[Any]) -> None:
         waiting, self._waiting = self._waiting, None
         stream, self._stream = self._stream, None
-        deferred.errback(CancelledError())
+        deferred.errback(RelayError(Outcome.CANCELLED))
         if waiting is not None:
             waiting.cancel()
         if stream is not None:

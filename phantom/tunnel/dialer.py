@@ -16,6 +16,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from phantom.core.backoff import backoff
+from phantom.core.budget import TokenBucket
 from phantom.core.session import BlockPool
 from phantom.core.wire import SESSION_ID_SIZE, GoawayReason
 from phantom.errors import PhantomError, SessionError
@@ -34,14 +35,21 @@ log = make_logger()
 CONNECT_TIMEOUT = 20.0
 #: A request that comes this long after the last attempt is a reason to try at once.
 IMPATIENCE = 1.0
-#: Seconds between looks at the two clocks whose difference tells of sleep.
-SLEEP_CHECK = 5.0
-#: A difference that grew by this much is a sleep and no rounding.
+#: Seconds between looks at the clocks and the local address.
+LOOK = 5.0
+#: A lead of the boot clock that grew by this many seconds is a sleep and no rounding.
 SLEEP_NOTICED = 3.0
-#: Seconds a link may take to answer after a sleep before it counts as dead.
-WAKE_PATIENCE = 3.0
-#: A session that lasted this long shows that the server works: back-off starts anew.
-STABLE = 10.0
+#: Seconds before a lost link is dialled anew, at least and at most.
+REDIAL = (0.02, 0.2)
+#: Such quick redials in a row, and a second in the long run; beyond, back-off applies.  A
+#: path that cuts every second is borne, a server that cuts at once is not stormed.
+QUICK_REDIALS = 20
+QUICK_REDIAL_RATE = 0.5
+#: Seconds that the streams of a session which takes no new ones may go on: a server that
+#: restarts ends them sooner, and a session whose ids ran out may hold a long download.
+LONG_DRAIN = 3600.0
+#: A link is replaced at an age within this part of ``link_max_age``, at least and at most.
+AGE_SPREAD = (0.5, 1.5)
 #: A link that failed is left silently for this many seconds, at least and at most, before
 #: it is closed: closing at once would tell an attacker where in the stream it failed.
 LEAVE_AFTER = (5.0, 60.0)
@@ -55,17 +63,21 @@ class DialerSettings:
         initiator: Keys and ways of the handshake.
         limits: What the session may hold.
         keepalive: Seconds, see `FrameProtocol`.
-        drain_timeout: Seconds streams may take to finish when their session is replaced.
+        drain_timeout: Seconds streams may take to finish when the client stops.
+        detached_timeout: Seconds a session may wait for a new link.
+        link_max_age: Seconds after which, about, a link is replaced by a fresh one; 0 never.
     """
 
     initiator: InitiatorSettings
     limits: MuxLimits
     keepalive: float
     drain_timeout: float
+    detached_timeout: float = 300.0
+    link_max_age: float = 0.0
 
 
 class Dialer:
-    """Keeps one session to the server alive.
+    """Keeps one session to the server alive, by one link after the other.
 
     Args:
         runtime: Clock and entropy.
@@ -74,7 +86,6 @@ class Dialer:
         meters: Counts links.
 
     Attributes:
-        mux: The multiplexer of the present session, None while there is none.
         last_failure: Why the last attempt failed, None after a success.
     """
 
@@ -90,20 +101,35 @@ class Dialer:
         self._settings = settings
         self._meters = meters
         self._pool = BlockPool()
-        self.mux: MultiplexerProtocol | None = None
         self.last_failure: Failure | None = None
+        self._mux: MultiplexerProtocol | None = None
         self._session: Session | None = None
+        self._instance = b""
         self._old: set[Session] = set()
         self._waiting: list[Deferred[MultiplexerProtocol]] = []
         self._attempt: Attempt | None = None
         self._retry: IDelayedCall | None = None
-        self._sleep_check: IDelayedCall | None = None
+        self._look: IDelayedCall | None = None
+        self._renewal: IDelayedCall | None = None
+        self._expiry: IDelayedCall | None = None
         self._lead = 0.0
+        self._address = ""
         self._failures = 0
+        self._link: FrameProtocol | None = None
+        self._progress = 0
+        self._freezes = Freezes()
+        self._quick = TokenBucket(QUICK_REDIAL_RATE, QUICK_REDIALS)
         self._last_attempt = float("-inf")
-        self._up_since = 0.0
+        self._lost_at = 0.0
+        self._lost_why = ""
         self._running = False
         self._stopped: Deferred[None] | None = None
+
+    @property
+    def mux(self) -> MultiplexerProtocol | None:
+        """The session's multiplexer while a link carries it, None otherwise."""
+        session = self._session
+        return self._mux if session is not None and session.link is not None else None
 
     # -- for the service ------------------------------------------------------------------
 
@@ -111,16 +137,17 @@ class Dialer:
         """Dial, and keep the link from now on."""
         self._running = True
         self._lead = self._runtime.boottime() - self._runtime.monotonic()
-        self._sleep_check = self._runtime.call_later(SLEEP_CHECK, self._check_sleep)
+        self._address = self._runtime.local_address()
+        self._look = self._runtime.call_later(LOOK, self._look_around)
         self._dial()
 
     def stop(self) -> Deferred[None]:
         """Say goodbye, let streams finish for a moment, then close everything."""
         self._running = False
-        for timer in (self._retry, self._sleep_check):
+        for timer in (self._retry, self._look, self._renewal, self._expiry):
             if timer is not None:
                 timer.cancel()
-        self._retry = self._sleep_check = None
+        self._retry = self._look = self._renewal = self._expiry = None
         if self._attempt is not None:
             self._attempt.cancel()
             self._attempt = None
@@ -131,7 +158,7 @@ class Dialer:
         done: Deferred[None] = Deferred()
         self._stopped = done
         if self._session is not None:
-            self._retire(GoawayReason.SHUTDOWN)
+            self._retire(GoawayReason.SHUTDOWN, self._settings.drain_timeout)
         self._check_stopped()
         return done
 
@@ -142,12 +169,11 @@ class Dialer:
         deferred: Deferred[MultiplexerProtocol] = Deferred(self._waiting_cancelled)
         mux = self.mux
         if mux is not None and not mux.draining:
-            if mux.exhausted:
-                self._retire(GoawayReason.IDS_EXHAUSTED)
-                self._dial()
-            else:
+            if not mux.exhausted:
                 deferred.callback(mux)
                 return deferred
+            self._retire(GoawayReason.IDS_EXHAUSTED, LONG_DRAIN)
+            self._dial()
         self._waiting.append(deferred)
         self._hurry()
         return deferred
@@ -156,10 +182,24 @@ class Dialer:
         if deferred in self._waiting:
             self._waiting.remove(deferred)
 
+    def _serve_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for deferred in waiting:
+            mux = self.mux
+            if deferred.called:
+                continue  # one that was served may cancel another
+            if mux is None:  # or end the session
+                self._waiting.append(deferred)
+            else:
+                deferred.callback(mux)
+
     def _hurry(self) -> None:
         """Dial at once if the machine only waits, and has done so for a moment."""
-        now = self._runtime.clock.seconds()
-        if self._retry is not None and now - self._last_attempt >= IMPATIENCE:
+        if self._runtime.clock.seconds() - self._last_attempt >= IMPATIENCE:
+            self._dial_instead_of_waiting()
+
+    def _dial_instead_of_waiting(self) -> None:
+        if self._retry is not None:
             self._retry.cancel()
             self._retry = None
             self._dial()
@@ -178,36 +218,90 @@ class Dialer:
     def _link_up(self, link: FrameProtocol) -> None:
         self._attempt = None
         self.last_failure = None
-        self._up_since = self._runtime.clock.seconds()
         self._meters.count("link.up")
-        log.info(
-            "link up after {milliseconds} ms",
-            milliseconds=round((self._up_since - self._last_attempt) * 1000),
-        )
-        mux = MultiplexerProtocol(
+        session = self._session
+        if session is not None and link.peer_instance != self._instance:
+            # Whatever the old process held is gone; nobody should wait for it.
+            self._session = self._mux = None
+            self._old.add(session)
+            session.end(Failure(SessionError("the server was restarted")))
+            session = None
+        if session is None:
+            self._begin(link)
+        else:
+            session.resume(link, self._resumed)
+
+    def _begin(self, link: FrameProtocol) -> None:
+        log.info("link up after {ms} ms", ms=self._milliseconds_since(self._last_attempt))
+        self._instance = link.peer_instance
+        self._mux = MultiplexerProtocol(
             self._runtime, self._settings.limits, client=True, on_goaway=self._goaway
         )
-        session = Session(
+        self._session = Session(
             self._runtime,
             self._runtime.entropy(SESSION_ID_SIZE),
-            mux,
+            self._mux,
             self._pool,
-            self._session_ended,
+            on_detached=self._detached,
+            on_end=self._session_ended,
         )
-        self._session, self.mux = session, mux
-        session.begin(link)
-        waiting, self._waiting = self._waiting, []
-        for deferred in waiting:
-            if not deferred.called:  # one that was served may cancel another
-                deferred.callback(mux)
+        self._session.begin(link, self._confirmed)
+        self._link_carries()
+
+    def _resumed(self, again: int) -> None:
+        self._meters.count("session.resumed")
+        if self._expiry is None:
+            log.info("link replaced by a fresh one; {again} bytes sent again", again=again)
+        else:
+            log.info(
+                "link lost ({why}); resumed after {ms} ms, {again} bytes sent again",
+                why=self._lost_why,
+                ms=self._milliseconds_since(self._lost_at),
+                again=again,
+            )
+        self._confirmed(again)
+        self._link_carries()
+
+    def _confirmed(self, _again: int) -> None:
+        """The server has answered: what failed before does not count any more."""
+        self._failures = 0
+
+    def _link_carries(self) -> None:
+        """The session has a link: nothing is urgent any more."""
+        for timer in (self._expiry, self._renewal, self._retry):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._expiry = self._renewal = self._retry = None
+        if self._settings.link_max_age > 0:
+            age = self._settings.link_max_age * self._runtime.uniform(*AGE_SPREAD)
+            self._renewal = self._runtime.call_later(age, self._renew)
+        session = self._session
+        if session is not None and session.link is not None:
+            self._link = session.link
+            self._freezes.watch(session.link, self._renew)
+        self._serve_waiting()
+
+    def _renew(self) -> None:
+        """Make before break: a fresh link takes over while the old one still carries."""
+        if self._renewal is not None and self._renewal.active():
+            self._renewal.cancel()
+        self._renewal = None
+        self._dial()
+
+    def _milliseconds_since(self, moment: float) -> int:
+        return round((self._runtime.clock.seconds() - moment) * 1000)
 
     def _link_failed(self, failure: Failure) -> None:
         self._attempt = None
         self.last_failure = failure
-        self._failures += 1
         self._meters.count("link.failed")
-        delay = self._schedule()
         why = str(failure.value) if failure.check(PhantomError) else failure.getErrorMessage()
+        if self.mux is not None:
+            log.info("no fresh link: {why}; the present one stays", why=why)
+            self._link_carries()
+            return
+        self._failures += 1
+        delay = self._schedule()
         log.warn(
             "no link: {why}; next attempt in {delay:.1f} s (failure {count} in a row)",
             why=why,
@@ -217,33 +311,81 @@ class Dialer:
 
     def _schedule(self) -> float:
         delay = backoff(max(1, self._failures), self._runtime.uniform(0.0, 1.0))
+        self._retry_in(delay)
+        return delay
+
+    def _retry_in(self, delay: float) -> None:
         if self._running and self._retry is None:
             self._retry = self._runtime.call_later(delay, self._retry_due)
-        return delay
 
     def _retry_due(self) -> None:
         self._retry = None
         self._dial()
 
+    # -- the link's end -----------------------------------------------------------------------
+
+    def _detached(self, session: Session, reason: Failure) -> None:
+        """The session's link is lost: keep the session, dial anew."""
+        if session is not self._session:
+            session.end(reason)  # it was draining
+            return
+        if self._expiry is None:
+            self._lost_at = self._runtime.clock.seconds()
+            self._lost_why = reason.getErrorMessage().rstrip(".")
+            self._meters.count("link.lost")
+            log.debug("link lost: {why}; dialling anew", why=self._lost_why)
+            self._expiry = self._runtime.call_later(
+                self._settings.detached_timeout, self._expire, session
+            )
+        link, self._link = self._link, None
+        if link is not None:
+            self._freezes.link_lost(link)
+        progress, self._progress = session.progress > self._progress, session.progress
+        self._redial(progress)
+
+    def _redial(self, progress: bool) -> None:
+        if self._attempt is not None or not self._running:
+            return
+        if progress or self._quick.spend(self._runtime.clock.seconds()):
+            self._retry_in(self._runtime.uniform(*REDIAL))
+        else:
+            self._failures += 1
+            self._schedule()
+
+    def _expire(self, session: Session) -> None:
+        self._expiry = None
+        session.end(Failure(SessionError("no link to the server for too long")))
+
     # -- the session's end --------------------------------------------------------------------
 
     def _goaway(self, mux: MultiplexerProtocol, reason: int) -> None:
-        if mux is self.mux:
+        session = self._session
+        if mux is not self._mux or session is None:
+            return
+        if reason == GoawayReason.REVOKED:
+            # Waiting for a new link would be in vain.
+            self._runtime.at_turn_end(
+                lambda: session.end(Failure(SessionError("the server removed this client's key")))
+            )
+        else:
             log.info("the server takes no new streams here; dialling anew")
-            self._retire(None)
+            self._retire(None, LONG_DRAIN)
             self._failures += 1  # the server may be restarting: not at once
             self._schedule()
 
-    def _retire(self, reason: GoawayReason | None) -> None:
-        """Let the present session drain beside its successor."""
-        session, mux = self._session, self.mux
-        self._session = self.mux = None
+    def _retire(self, reason: GoawayReason | None, timeout: float) -> None:
+        """Let the present session drain, beside its successor if there will be one."""
+        session, mux = self._session, self._mux
+        self._session = self._mux = None
         if session is None or mux is None:
             return
         self._old.add(session)
+        if session.link is None:
+            session.end(Failure(SessionError("the tunnel is closed")))
+            return
         if reason is not None:
             mux.goaway(reason)
-        Drain(self._runtime, session, mux, self._settings.drain_timeout)
+        Drain(self._runtime, session, mux, timeout)
 
     def _session_ended(self, session: Session, reason: Failure) -> None:
         self._meters.count("session.ended")
@@ -253,15 +395,14 @@ class Dialer:
             return
         if session is not self._session:
             return
-        self._session = self.mux = None
-        lasted = self._runtime.clock.seconds() - self._up_since
-        self._failures = 0 if lasted >= STABLE else self._failures + 1
-        log.info("link lost: {why}; dialling anew", why=reason.getErrorMessage())
-        if not self._running:
-            return
-        if self._failures == 0:
-            self._dial()
-        else:
+        self._session = self._mux = None
+        for timer in (self._expiry, self._renewal):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._expiry = self._renewal = None
+        log.info("session lost: {why}; its streams are reset", why=reason.getErrorMessage())
+        if self._running:
+            self._failures += 1
             self._schedule()
 
     def _check_stopped(self) -> None:
@@ -270,22 +411,73 @@ class Dialer:
             self._stopped = None
             done.callback(None)
 
-    # -- sleep ----------------------------------------------------------------------------------
+    # -- sleep and other networks ---------------------------------------------------------------
 
-    def _check_sleep(self) -> None:
-        self._sleep_check = self._runtime.call_later(SLEEP_CHECK, self._check_sleep)
+    def _look_around(self) -> None:
+        """Notice that the machine slept, or that it is on another network now."""
+        self._look = self._runtime.call_later(LOOK, self._look_around)
         lead = self._runtime.boottime() - self._runtime.monotonic()
         slept, self._lead = lead - self._lead, lead
+        address = self._runtime.local_address()
+        moved, self._address = address != self._address, address
         if slept >= SLEEP_NOTICED:
-            self._meters.count("wake")
             log.info("awake after {seconds:.0f} s of sleep; probing the link", seconds=slept)
-            if self._session is not None and self._session.link is not None:
-                self._session.link.probe(WAKE_PATIENCE)
-            elif self._retry is not None:
-                self._retry.cancel()
-                self._retry = None
-                self._failures = 0
-                self._dial()
+        elif moved:
+            self._freezes = Freezes()
+            log.info("the network has changed; probing the link")
+        else:
+            return
+        self._meters.count("wake")
+        session = self._session
+        if session is not None and session.link is not None:
+            session.link.probe()
+        else:
+            self._failures = 0
+            self._dial_instead_of_waiting()
+
+
+class Freezes:
+    """What was learned about a path on which links fall silent after a few kilobytes.
+
+    Some censors let 16 to 20 KB of a connection through, or about 25 packets, and then
+    nothing, without a reset (Russia, 2025).  When links die so, again and again, the next
+    ones are replaced before they reach that point, and the stall does not happen.
+    """
+
+    #: A link that brought more than this does not suffer from it.
+    SUSPECT = 128 * 1024
+    #: Part of what came through last time after which a link is replaced.
+    SHARE = 0.6
+    #: Least allowance: bytes and records of a link that has just been attached.
+    LEAST = (2048, 4)
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._bytes = 0
+        self._records = 0
+
+    def link_lost(self, link: FrameProtocol) -> None:
+        """Learn from a link's end."""
+        if link.received >= self.SUSPECT:
+            self._count = 0
+        elif link.fell_silent:
+            self._count += 1
+            self._bytes, self._records = link.received, link.records
+
+    def watch(self, link: FrameProtocol, replace: Callable[[], None]) -> None:
+        """Have a link replaced in time, if links freeze here.
+
+        Args:
+            link: Has just taken over.
+            replace: Makes the next one.
+        """
+        link.hasty = self._count > 0
+        if self._count > 1:
+            link.allowance = (
+                max(self.LEAST[0], int(self._bytes * self.SHARE)),
+                max(self.LEAST[1], int(self._records * self.SHARE)),
+            )
+            link.on_allowance = replace
 
 
 class Attempt(DeadEnd):

@@ -8,16 +8,16 @@ that finds it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phantom.core.budget import TokenBucket
 from phantom.core.wire import MAX_PING, FrameType, pack_frame, parse_frames
-from phantom.errors import RemoteProtocolError
+from phantom.errors import RemoteProtocolError, TimeoutExpired
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
 
@@ -35,6 +35,19 @@ IDLE_RATE = 256.0
 MIN_PING = 8
 #: Misses after which the link is dead (design, 3.6).
 MISSES = 2
+#: Seconds of silence, at least and at most, after which a link that was busy is asked for a
+#: sign of life, while somebody waits for data: a path that freezes is noticed so.
+QUIET = (1.0, 2.0)
+#: Seconds a busy link may take to answer such a question, at least; slow paths get more.  A
+#: link that is given up wrongly costs a handshake: sessions survive it.
+PATIENCE = 2.0
+#: The same two where links were seen to freeze: there a stall happens on every link.
+HASTY_QUIET = (0.2, 0.4)
+HASTY_PATIENCE = 0.4
+#: ... and at most: one record on a link of 6 KB/s.
+MAX_PATIENCE = 10.0
+#: ... which is this many round trips where they are known.
+PATIENCE_ROUND_TRIPS = 6.0
 #: Bytes of an incomplete record that are a sign of life too: a slow link may take minutes for
 #: one, while what arrives at less than this in a keepalive interval moves nothing.
 PROGRESS = 1024
@@ -72,6 +85,11 @@ class FrameReceiver(Protocol):
     def link_lost(self, link: FrameProtocol, reason: Failure) -> None:
         """The link is gone.  Called exactly once, as the last call."""
 
+    @property
+    def expects(self) -> bool:
+        """Whether somebody waits for what may come, so that silence is suspicious."""
+        ...
+
 
 @implementer(IProtocol, IPushProducer)
 class FrameProtocol:
@@ -88,7 +106,13 @@ class FrameProtocol:
         last_heard: When the last record came, in the clock's seconds.
         congested: Whether the transport below holds as much unsent data as it should.
         peer_key: The peer's static public key, from the handshake (32 bytes).
-        round_trip: Seconds the last PONG took, None before the first.
+        round_trip: Seconds the handshake or the last PONG took, None before.
+        records: Records either way.
+        allowance: Bytes and records after which `on_allowance` is called, once; None for
+            never.
+        on_allowance: See `allowance`.
+        hasty: Whether links freeze here, so that silence is judged sooner.
+        fell_silent: Whether the link was given up because nothing came any more.
     """
 
     transport: Any = None
@@ -102,11 +126,17 @@ class FrameProtocol:
         self.round_trip: float | None = None
         self.last_heard = runtime.clock.seconds()
         self._records_received = 0
+        self.records = 0
+        self.allowance: tuple[int, int] | None = None
+        self.on_allowance: Callable[[], None] | None = None
+        self.hasty = False
+        self.fell_silent = False
         self._bytes_seen = 0
         self._bytes_at_record = 0
         self._misses = 0
         self._timer: IDelayedCall | None = None
         self._probe: IDelayedCall | None = None
+        self._watch: IDelayedCall | None = None
         self._ping: tuple[bytes, float] | None = None
         self._pings = TokenBucket(PING_RATE, PING_BURST)
         self._idle = TokenBucket(IDLE_RATE, IDLE_BURST)
@@ -116,6 +146,12 @@ class FrameProtocol:
         """The peer's static public key, as the handshake proved it."""
         key: bytes = self.transport.peer_key
         return key
+
+    @property
+    def peer_instance(self) -> bytes:
+        """What names the server's running process, as its handshake said; client only."""
+        instance: bytes = self.transport.peer_instance
+        return instance
 
     @property
     def received(self) -> int:
@@ -133,6 +169,7 @@ class FrameProtocol:
     def connectionMade(self) -> None:
         """Announce the link upwards."""
         self.connected = True
+        self.round_trip = self.transport.handshake_time
         self.transport.registerProducer(self, True)
         self._arm_keepalive()
         self.receiver.link_made(self)
@@ -141,6 +178,9 @@ class FrameProtocol:
         """Deal with the frames of one record."""
         self.last_heard = self._runtime.clock.seconds()
         self._records_received += 1
+        self.records += 1
+        if self.allowance is not None:
+            self._check_allowance(self.allowance)
         self._bytes_at_record = self.transport.received
         useful = False
         try:
@@ -154,8 +194,11 @@ class FrameProtocol:
                     self.receiver.frame_received(self, kind, stream_id, payload)
                 if not self.connected:
                     return
-            if not useful and not self._idle.spend(self.last_heard):
-                raise RemoteProtocolError("a flood of records that carry nothing")
+            if not useful:
+                if not self._idle.spend(self.last_heard):
+                    raise RemoteProtocolError("a flood of records that carry nothing")
+            elif self._watch is None:
+                self._watch_quiet()
         except RemoteProtocolError as error:
             self.receiver.protocol_failed(self, error)
             return
@@ -166,10 +209,10 @@ class FrameProtocol:
         if not self.connected:
             return
         self.connected = False
-        for timer in (self._timer, self._probe):
+        for timer in (self._timer, self._probe, self._watch):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._probe = None
+        self._timer = self._probe = self._watch = None
         self.receiver.link_lost(self, reason)
 
     # -- for the session --------------------------------------------------------------
@@ -177,7 +220,12 @@ class FrameProtocol:
     def send_record(self, plaintext: bytes | memoryview) -> None:
         """Send whole frames as one record; ignored on a link that is gone."""
         if self.connected:
+            if self._watch is None:
+                self._watch_quiet()
+            self.records += 1
             self.transport.write(plaintext)
+            if self.allowance is not None:
+                self._check_allowance(self.allowance)
 
     def lose(self) -> None:
         """Close after what was written has left."""
@@ -208,22 +256,46 @@ class FrameProtocol:
 
     # -- keepalive ----------------------------------------------------------------------
 
-    def probe(self, patience: float) -> None:
-        """Ask for a sign of life now: after sleep, or when the network changed.
+    def fail(self, why: str) -> None:
+        """Give the link up, at once: it is dead, whatever TCP believes.
 
         Args:
-            patience: Seconds after which a silent link is dead.
+            why: For the log.
         """
+        if self.connected:
+            self._die(why)
+
+    def probe(self) -> None:
+        """Ask for a sign of life now: after sleep, when the network changed, when quiet."""
+        patience = HASTY_PATIENCE if self.hasty else PATIENCE
+        if self.round_trip is not None:
+            patience = min(MAX_PATIENCE, max(patience, PATIENCE_ROUND_TRIPS * self.round_trip))
+        if self.congested and not self.hasty:
+            patience = MAX_PATIENCE  # the question itself waits behind data
         if self.connected and self._probe is None:
-            self._probe = self._runtime.call_later(
-                patience, self._probe_due, self._records_received
-            )
+            self._probe = self._runtime.call_later(patience, self._probe_due, self.received)
             self._send_ping()
 
-    def _probe_due(self, records: int) -> None:
+    def _probe_due(self, received: int) -> None:
         self._probe = None
-        if self._records_received == records:
+        if self.received == received:
             self._die("no answer to a probe")
+
+    def _watch_quiet(self) -> None:
+        """Look again in a moment whether the link has gone quiet."""
+        self._watch = self._runtime.call_later(
+            self._runtime.uniform(*(HASTY_QUIET if self.hasty else QUIET)),
+            self._quiet_due,
+            self.received,
+        )
+
+    def _quiet_due(self, received: int) -> None:
+        self._watch = None
+        if self.received != received:
+            # Still busy: look again.  One timer every two seconds, whatever the traffic.
+            self._watch_quiet()
+        elif self._keepalive > 0 and self.receiver.expects:
+            self.probe()
 
     def _arm_keepalive(self) -> None:
         if self._keepalive <= 0:
@@ -250,23 +322,35 @@ class FrameProtocol:
             self._send_ping()
         self._arm_keepalive()
 
+    def _check_allowance(self, allowance: tuple[int, int]) -> None:
+        if self.received >= allowance[0] or self.records >= allowance[1]:
+            self.allowance = None
+            if self.on_allowance is not None:
+                self.on_allowance()
+
     def _die(self, why: str) -> None:
-        log.info("link dead: {why}", why=why)
+        self.fell_silent = True
+        log.debug("link dead: {why}", why=why)
         transport = self.transport
-        self.connectionLost(Failure(ConnectionAborted()))
+        self.connectionLost(Failure(TimeoutExpired(why)))
         transport.abortConnection()
 
     def _send_ping(self) -> None:
         payload = self._runtime.entropy(self._runtime.randint(MIN_PING, MAX_PING))
         self._ping = (payload, self._runtime.clock.seconds())
-        self.send_record(pack_frame(FrameType.PING, 0, payload))
+        self._send_aside(pack_frame(FrameType.PING, 0, payload))
+
+    def _send_aside(self, record: bytes) -> None:
+        """Send a ping or a pong: they must not start the watch for quiet anew."""
+        if self.connected:
+            self.transport.write(record)
 
     def _ping_received(self, payload: memoryview) -> None:
         if len(payload) > MAX_PING:
             raise RemoteProtocolError("a PING that is too long")
         if not self._pings.spend(self._runtime.clock.seconds()):
             raise RemoteProtocolError("a flood of pings")
-        self.send_record(pack_frame(FrameType.PONG, 0, bytes(payload)))
+        self._send_aside(pack_frame(FrameType.PONG, 0, bytes(payload)))
 
     def _pong_received(self, payload: memoryview) -> None:
         if self._ping is not None and payload == self._ping[0]:

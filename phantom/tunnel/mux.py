@@ -154,6 +154,22 @@ class MultiplexerProtocol:
             stream.session_lost(reason)
         self.streams.clear()
 
+    @property
+    def expects(self) -> bool:
+        """Whether a stream is open."""
+        return bool(self.streams)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the peer or we have said GOAWAY and no stream is left."""
+        return self.draining and not self.streams
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that wait in streams, either way."""
+        streams = (*self.streams.values(), *self._undelivered.values())
+        return sum(stream.waiting + stream.window.buffered for stream in streams)
+
     def produce(self, send_log: SendLog) -> None:
         """Append about one record of what the streams want to send."""
         scheduler = self._scheduler
@@ -165,7 +181,8 @@ class MultiplexerProtocol:
             if stream is None:
                 return
             stream.queued = False
-            stream.emit(send_log, min(room, SHARED_QUANTUM) if scheduler else MAX_PAYLOAD)
+            limit = min(room, SHARED_QUANTUM) if scheduler else MAX_PAYLOAD
+            stream.emit(send_log, min(limit, send_log.frame_limit))
             if not stream.queued and stream.ready:
                 self.activate(stream)
 
@@ -302,10 +319,20 @@ class MultiplexerProtocol:
         if self._on_goaway is not None:
             self._on_goaway(self, reason)
 
-    def close(self) -> None:
-        """End the session, and with it every stream."""
-        if self._session is not None:
-            self._session.end(Failure(ConnectionDone()))
+    def close(self, reason: Failure | None = None) -> None:
+        """Reset what is still open, tell the peer, and end the session.
+
+        Without the resets the peer would take the lost link for an accident, and keep the
+        session for the next one.
+        """
+        if self._session is None:
+            return
+        if reason is None:
+            reason = Failure(ConnectionDone())
+        self.goaway(GoawayReason.SHUTDOWN)
+        for stream in list(self.streams.values()):
+            stream.reset(Outcome.SHUTTING_DOWN, reason)
+        self._session.finish(reason)
 
     # -- for streams ------------------------------------------------------------------------
 

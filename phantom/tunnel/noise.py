@@ -66,6 +66,8 @@ class NoiseProtocol(Layer):
 
     Attributes:
         peer_key: The peer's static public key; set when established.
+        handshake_time: On the client, seconds from the first message to the answer.
+        peer_instance: On the client, what names the server's running process.
         established: Whether the handshake is done.
         received: Bytes of records received, those of incomplete ones included.
     """
@@ -75,6 +77,8 @@ class NoiseProtocol(Layer):
         self._runtime = runtime
         self._abandon = abandon
         self.peer_key = b""
+        self.peer_instance = b""
+        self.handshake_time: float | None = None
         self.established = False
         self.received = 0
         self._ended = False
@@ -192,6 +196,7 @@ class NoiseInitiator(NoiseProtocol):
     def connectionMade(self) -> None:
         """Send the first message."""
         self._timer = self._runtime.call_later(self._settings.timeout, self._timed_out)
+        self._began = self._runtime.clock.seconds()
         try:
             self._send_message()
         except HandshakeError as error:  # a server key with which nobody can agree on anything
@@ -260,7 +265,8 @@ class NoiseInitiator(NoiseProtocol):
         if reply.cipher != self._settings.cipher:
             raise HandshakeError("the server answered with another cipher")
         payload = self._handshake.read_message_2(reply.e + reply.rest)
-        HandshakePayload.decode(payload)
+        self.handshake_time = self._runtime.clock.seconds() - self._began
+        self.peer_instance = HandshakePayload.decode(payload).instance or b""
         self._establish(self._handshake.keys, reply.leftover)
 
     def _timed_out(self) -> None:
@@ -346,6 +352,7 @@ class NoiseResponder(NoiseProtocol):
         abandon: Gets the transport of an established link whose records fail.
         timeout: Seconds until a visitor without a message is a stranger.
         visitors: Counts the undecided.
+        instance: Names this process to clients, 16 random bytes.
     """
 
     def __init__(
@@ -361,6 +368,7 @@ class NoiseResponder(NoiseProtocol):
         abandon: StrangerPolicy,
         timeout: float,
         visitors: Visitors,
+        instance: bytes,
     ) -> None:
         super().__init__(runtime, upper, abandon)
         self._private_key = private_key
@@ -370,6 +378,7 @@ class NoiseResponder(NoiseProtocol):
         self._stranger = stranger
         self._timeout = timeout
         self._visitors = visitors
+        self._instance = instance
         self._settled = False
 
         def open_first(e: bytes, sealed: bytes) -> tuple[int, Cipher]:
@@ -423,9 +432,9 @@ class NoiseResponder(NoiseProtocol):
     ) -> None:
         make = Ephemeral.elligator if bare else Ephemeral.plain
         ephemeral = make(self._runtime.entropy)
-        payload = HandshakePayload(timestamp=int(self._runtime.wall_time() * 1000)).encode(
-            padding=self._runtime.randint(*REPLY_PADDING)
-        )
+        payload = HandshakePayload(
+            timestamp=int(self._runtime.wall_time() * 1000), instance=self._instance
+        ).encode(padding=self._runtime.randint(*REPLY_PADDING))
         header = seal_header(
             self._public_key, ephemeral.wire, b"server", len(payload) + 16, message.cipher
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
@@ -19,9 +20,29 @@ from phantom.tunnel.session import DeadEnd, Session
 
 log = make_logger()
 
-#: A link not heard of for so long may give way to a new one of the same client: twice the
-#: default keepalive and some, so a live idle link has pinged in between.
-SILENT = 60.0
+#: Seconds a session may wait for a new link, and bytes that waiting sessions may hold, one
+#: client's and all together.
+DETACHED_TIMEOUT = 300.0
+DETACHED_MEMORY_PER_CLIENT = 64 * 1024 * 1024
+DETACHED_MEMORY = 512 * 1024 * 1024
+#: A link not heard of for so long may give way to a new one of the same client: any client
+#: with a keepalive of up to 100 s has pinged in between.
+SILENT = 150.0
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class DetachedLimits:
+    """What sessions without a link may keep.
+
+    Attributes:
+        timeout: Seconds until such a session is given up.
+        memory_per_client: Bytes that one client's may hold together.
+        memory: Bytes that all of them may hold together.
+    """
+
+    timeout: float = DETACHED_TIMEOUT
+    memory_per_client: int = DETACHED_MEMORY_PER_CLIENT
+    memory: int = DETACHED_MEMORY
 
 
 class SessionRegistry:
@@ -34,6 +55,7 @@ class SessionRegistry:
         acceptor: Given a client key, returns what its streams are accepted by.
         attach_timeout: Seconds a link that passed the handshake may take to say ATTACH.
         meters: Counts sessions.
+        detached: What sessions without a link may keep.
     """
 
     def __init__(
@@ -41,6 +63,7 @@ class SessionRegistry:
         runtime: Runtime,
         limits: MuxLimits,
         *,
+        detached: DetachedLimits | None = None,
         max_links: int,
         acceptor: Callable[[bytes], Acceptor],
         attach_timeout: float,
@@ -54,6 +77,9 @@ class SessionRegistry:
         self._meters = meters
         self._pool = BlockPool()
         self._sessions: dict[bytes, tuple[Session, MultiplexerProtocol]] = {}
+        self._detached_limits = detached or DetachedLimits()
+        # Sessions without a link, the longest without one first, and their end's timers.
+        self._detached: dict[Session, IDelayedCall] = {}
         self._pending: set[PendingLink] = set()
         self._empty: list[Deferred[None]] = []
         self._closing = False
@@ -87,7 +113,7 @@ class SessionRegistry:
             RemoteProtocolError: The ATTACH contradicts what this side knows.
         """
         if attach.lane or attach.status:
-            raise RemoteProtocolError("an ATTACH for a lane or with a status there is not")
+            raise RemoteProtocolError("an ATTACH for a lane that there is not, or with a verdict")
         known = self._sessions.get(attach.session_id)
         if known is not None:
             session = known[0]
@@ -95,12 +121,14 @@ class SessionRegistry:
                 # Somebody else's id, or a link older than the present one.
                 self._refuse(link, attach, AttachStatus.SESSION_LOST)
                 return
-            old = session.link
-            session.attach(link, attach)
-            if old is not None:
-                old.receiver = DeadEnd()
-                old.abort()
-        elif attach.epoch != 1 or attach.next_sequence or attach.received:
+            waiting = self._detached.pop(session, None)
+            if waiting is not None:
+                waiting.cancel()
+            again = session.attach(link, attach)
+            self._meters.count("session.resumed")
+            log.info("session resumed; {again} bytes sent again", again=again)
+        elif attach.next_sequence or attach.received:
+            # Whatever was exchanged went to a process that is gone, or has expired here.
             self._refuse(link, attach, AttachStatus.SESSION_LOST)
         elif self._closing:
             self._refuse(link, attach, AttachStatus.SHUTTING_DOWN)
@@ -113,7 +141,14 @@ class SessionRegistry:
         mux = MultiplexerProtocol(
             self._runtime, self._limits, client=False, acceptor=self._acceptor(link.peer_key)
         )
-        session = Session(self._runtime, attach.session_id, mux, self._pool, self._session_ended)
+        session = Session(
+            self._runtime,
+            attach.session_id,
+            mux,
+            self._pool,
+            on_detached=self._session_detached,
+            on_end=self._session_ended,
+        )
         self._sessions[attach.session_id] = session, mux
         self._meters.count("session.begun")
         log.info("session begun; {count} live", count=len(self._sessions))
@@ -131,6 +166,11 @@ class SessionRegistry:
         own = [s for s, _ in self._sessions.values() if s.peer_key == client_key]
         if len(own) < self._max_links:
             return True
+        # A session without a link gives way first, the longest without one before others.
+        for session in self._detached:
+            if session.peer_key == client_key:
+                session.end(Failure(SessionError("a newer session took its place")))
+                return True
         heard = [(s.link.last_heard if s.link is not None else 0.0, s) for s in own]
         last_heard, quietest = min(heard, key=lambda pair: pair[0])
         if self._runtime.clock.seconds() - last_heard < SILENT:
@@ -138,7 +178,42 @@ class SessionRegistry:
         quietest.end(Failure(SessionError("a newer session of the same client took its place")))
         return True
 
+    def _session_detached(self, session: Session, reason: Failure) -> None:
+        if session in self._detached:
+            return
+        if self._closing:
+            session.end(reason)
+            return
+        self._meters.count("session.detached")
+        log.info("session without a link: {why}", why=reason.getErrorMessage())
+        self._detached[session] = self._runtime.call_later(
+            self._detached_limits.timeout,
+            session.end,
+            Failure(SessionError("no new link came in time")),
+        )
+        self._trim_detached(session.peer_key)
+
+    def _trim_detached(self, client_key: bytes | None) -> None:
+        """End sessions without a link that hold more than they may.
+
+        A client's own oldest goes first, then the one that holds most.
+        """
+        limits = self._detached_limits
+        gone = Failure(SessionError("it held too much memory without a link"))
+        own = [session for session in self._detached if session.peer_key == client_key]
+        total = sum(session.held_bytes for session in own)
+        for session in own:
+            if total <= limits.memory_per_client:
+                break
+            total -= session.held_bytes
+            session.end(gone)
+        while sum(session.held_bytes for session in self._detached) > limits.memory:
+            max(self._detached, key=lambda session: session.held_bytes).end(gone)
+
     def _session_ended(self, session: Session, reason: Failure) -> None:
+        expiry = self._detached.pop(session, None)
+        if expiry is not None and expiry.active():
+            expiry.cancel()
         self._sessions.pop(session.session_id, None)
         self._meters.count("session.ended")
         log.info("session ended; {count} live", count=len(self._sessions))
@@ -154,7 +229,7 @@ class SessionRegistry:
         for session, mux in list(self._sessions.values()):
             if session.peer_key is None or not allowed(session.peer_key):
                 mux.goaway(GoawayReason.REVOKED)
-                session.end(Failure(SessionError("the client's key was removed")))
+                session.finish(Failure(SessionError("the client's key was removed")))
         for pending in list(self._pending):
             if not allowed(pending.client_key):
                 pending.drop()
@@ -176,6 +251,8 @@ class SessionRegistry:
             done.callback(None)
             return done
         self._empty.append(done)
+        for session in list(self._detached):
+            session.end(Failure(SessionError("the server is shutting down")))
         for session, mux in list(self._sessions.values()):
             mux.goaway(GoawayReason.SHUTDOWN)
             Drain(self._runtime, session, mux, drain_timeout)
@@ -209,7 +286,7 @@ class Drain:
             return
         done = not self._mux.streams and self._session.idle
         if done or self._runtime.clock.seconds() >= self._deadline:
-            self._session.end(Failure(SessionError("drained")))
+            self._mux.close(Failure(SessionError("drained")))
         else:
             self._runtime.call_later(self.INTERVAL, self._look)
 
@@ -233,6 +310,9 @@ class PendingLink:
         self._link: FrameProtocol | None = None
         self._timer: IDelayedCall | None = None
         self.client_key = b""
+
+    #: Nobody waits for anything yet.
+    expects = False
 
     def link_made(self, link: FrameProtocol) -> None:
         """Wait for the first frame, but not for ever."""

@@ -1,8 +1,9 @@
 """Session: what outlives links.
 
 It numbers what the multiplexer sends, keeps it until the peer has it, and hands received
-frames up once and in order.  At any time it is carried by at most one link (later: one a
-lane); `attach` gives it one.
+frames up once and in order.  Links come and go beneath it: when one dies, the next one's
+ATTACH says what each side has, and only what is missing is sent again.  At any time it
+sends by at most one link (later: one a lane).
 """
 
 from __future__ import annotations
@@ -13,8 +14,18 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from phantom.core.session import BlockPool, LinkCursor, ReceiveLog, SendLog
+from phantom.core.budget import TokenBucket
+from phantom.core.session import (
+    SMALL_PAYLOAD,
+    SMALL_RECORD,
+    BlockPool,
+    LinkCursor,
+    ReceiveLog,
+    SendLog,
+)
 from phantom.core.wire import (
+    MAX_PAYLOAD,
+    MAX_RECORD_PLAINTEXT,
     Attach,
     AttachStatus,
     FrameType,
@@ -38,6 +49,18 @@ ACK_BYTES = 256 * 1024
 ACK_DELAY = 0.02
 #: ... or after this many frames, so that a peer with tiny frames never meets its frame cap.
 ACK_FRAMES = 4096
+#: Acknowledgements a peer may send at once, and a second: at 256 KiB each that is more than
+#: 10 GB/s, and ours come no faster than records do.
+ACK_BURST = 65_536
+ACK_RATE = 40_000.0
+#: Seconds that a superseded link is still read, and what it brings dropped.
+SUPERSEDED_LINGER = 3.0
+#: Bytes a link carries in small records, and sees acknowledged, before it is trusted with
+#: large ones: four times what the tightest censor known lets through (see SMALL_RECORD).
+FRESH_BYTES = 64 * 1024
+#: ... and the seconds within which that must happen: on a slower link a large record would
+#: stand before a keystroke for seconds, and nothing be heard of the peer meanwhile.
+FRESH_TIME = 2.0
 #: Seconds without any acknowledgement of sent frames after which a link that is silent counts
 #: as dead ...
 STALL_TIMEOUT = 30.0
@@ -67,6 +90,21 @@ class FrameSource(Protocol):
     def session_lost(self, reason: Failure) -> None:
         """The session is over, for good."""
 
+    @property
+    def expects(self) -> bool:
+        """Whether a stream waits for data."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Whether no stream is left and none will come."""
+        ...
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that wait in streams, either way."""
+        ...
+
 
 class Session:
     """A session on either side.
@@ -76,13 +114,15 @@ class Session:
         session_id: 16 bytes.
         source: The multiplexer.
         pool: Blocks for the log, shared by the process.
+        on_detached: Called when the last link is lost and the session waits for another.
         on_end: Called once with the session when it is over.
 
     Attributes:
         session_id: 16 bytes, chosen by the client.
         epoch: Of the link it has or had last; 0 before the first.
         peer_key: The peer's static key, None before the first link.
-        link: The link that carries it now, if any.
+        link: The link that carries what is sent now, if any.
+        ended: Whether it is over.
     """
 
     def __init__(
@@ -91,6 +131,8 @@ class Session:
         session_id: bytes,
         source: FrameSource,
         pool: BlockPool,
+        *,
+        on_detached: Callable[[Session, Failure], None],
         on_end: Callable[[Session, Failure], None],
     ) -> None:
         self._runtime = runtime
@@ -100,11 +142,20 @@ class Session:
         self.link: FrameProtocol | None = None
         self.ended = False
         self._source = source
+        self._on_detached = on_detached
         self._on_end = on_end
         self._log = SendLog(pool)
         self._received = ReceiveLog()
-        self._cursor: LinkCursor | None = None
+        # The link whose frames count, with its own numbering.
+        self._cursors: dict[FrameProtocol, LinkCursor] = {}
+        # Client: the link whose ATTACH is not answered yet, and what that ATTACH announced.
+        self._proposed: FrameProtocol | None = None
+        self._announced = 0
+        self._on_attached: Callable[[int], None] | None = None
         self._flush_due = False
+        self._flushing = False
+        self._fresh = False
+        self._acks = TokenBucket(ACK_RATE, ACK_BURST)
         self._unacked_bytes = 0
         self._acked = 0
         self._ack_timer: IDelayedCall | None = None
@@ -116,46 +167,120 @@ class Session:
 
     # -- links ------------------------------------------------------------------------
 
-    def begin(self, link: FrameProtocol) -> None:
+    def begin(
+        self, link: FrameProtocol, on_attached: Callable[[int], None] = lambda again: None
+    ) -> None:
         """Client: carry this new session by its first link.
 
         Nothing was sent before, so frames may follow the ATTACH without waiting for the
         server's.
+
+        Args:
+            link: Up, and not used before.
+            on_attached: As for `resume`; with 0.
         """
-        self.epoch = 1
-        self.peer_key = link.peer_key
+        self._propose(link)
+        self._on_attached = on_attached
         self.link = link
-        link.receiver = self
-        link.send_record(pack_frame(FrameType.ATTACH, 0, self._attach_payload(AttachStatus.OK)))
+        self._freshness()
         self._flush()
 
-    def attach(self, link: FrameProtocol, attach: Attach) -> None:
+    def resume(self, link: FrameProtocol, on_attached: Callable[[int], None]) -> None:
+        """Client: go on by a new link, beside the present one or in place of a lost one.
+
+        Until the server has answered, frames go out by the present link, if there is one;
+        what still comes in by it does not count any more.
+
+        Args:
+            link: Up, and not used before.
+            on_attached: Called with the bytes that are sent again, once the link has taken
+                over; not called when it is lost or refused.
+        """
+        self._propose(link)
+        self._on_attached = on_attached
+
+    def _propose(self, link: FrameProtocol) -> None:
+        if self._proposed is not None:
+            self._proposed.receiver = DeadEnd()  # one at a time: the newest counts
+            self._proposed.abort()
+        self.epoch += 1
+        self.peer_key = link.peer_key
+        self._proposed = link
+        # From here on nothing sequenced counts on the links before: the server numbers what
+        # we lack anew, from exactly what we announce.
+        self._announced = self._received.received
+        self._cursors.clear()
+        link.receiver = self
+        self._send_attach(link, self._log.acknowledged)
+
+    def attach(self, link: FrameProtocol, attach: Attach) -> int:
         """Server: carry this session by `link`, whose ATTACH has been received.
+
+        Returns:
+            The bytes that are sent again.
 
         Raises:
             RemoteProtocolError: The numbers do not fit what this side knows.
         """
-        cursor = self._received.begin(attach.next_sequence)
-        self._log.rewind(attach.received)
-        self._cursor = cursor  # not before: the present link goes on when this one is refused
+        announced = self._received.received
+        cursor = self._received.begin(announced, attach.next_sequence)
+        again = self._log.rewind(attach.received)
         self.epoch = attach.epoch
         self.peer_key = link.peer_key
-        self.link = link
         link.receiver = self
-        link.send_record(pack_frame(FrameType.ATTACH, 0, self._attach_payload(AttachStatus.OK)))
-        self._flush()
+        self._announced = announced
+        self._send_attach(link, attach.received)
+        self._take_over(link, cursor)
+        return again
 
-    def _attach_payload(self, status: AttachStatus) -> bytes:
-        return Attach(
+    def _send_attach(self, link: FrameProtocol, next_sequence: int) -> None:
+        attach = Attach(
             session_id=self.session_id,
             epoch=self.epoch,
             lane=0,
-            status=status,
-            next_sequence=self._log.sent,
-            received=self._received.received,
-        ).encode()
+            status=AttachStatus.OK,
+            next_sequence=next_sequence,
+            received=self._announced,
+        )
+        link.send_record(pack_frame(FrameType.ATTACH, 0, attach.encode()))
+
+    def _take_over(self, link: FrameProtocol, cursor: LinkCursor) -> None:
+        """Send by `link` from now on, and leave its predecessor."""
+        old, self.link = self.link, link
+        self._cursors = {link: cursor}
+        self._freshness()
+        self._acked = self._announced
+        self._unacked_bytes = 0
+        if old is not None and old is not link:
+            # Read on for a moment: closing over unread data would send a reset.
+            old.receiver = DeadEnd()
+            self._runtime.call_later(SUPERSEDED_LINGER, old.lose)
+        self._flush()
+
+    def _freshness(self) -> None:
+        """A new link has yet to show that more than a few kilobytes pass, and quickly."""
+        self._fresh = True
+        self._fresh_bytes = FRESH_BYTES
+        self._fresh_until: int | None = None
+        self._fresh_since = self._runtime.clock.seconds()
+        self._log.frame_limit = SMALL_PAYLOAD
+
+    def _acknowledged(self, received: int) -> None:
+        self._log.acknowledge(received)
+        if not self._fresh or self._fresh_until is None or received < self._fresh_until:
+            return
+        if self._runtime.clock.seconds() - self._fresh_since <= FRESH_TIME:
+            self._fresh = False
+            self._log.frame_limit = MAX_PAYLOAD
+        else:
+            self._freshness()
 
     # -- from the link (FrameReceiver) --------------------------------------------------
+
+    @property
+    def expects(self) -> bool:
+        """Whether a stream is open, or something sent is not acknowledged."""
+        return self._source.expects or not self.idle
 
     def link_made(self, link: FrameProtocol) -> None:
         """Unused: a session is given links that are up."""
@@ -163,23 +288,24 @@ class Session:
     def frame_received(
         self, link: FrameProtocol, kind: int, stream_id: int, payload: memoryview
     ) -> None:
-        """Take a frame of the present link; anything of a superseded one is dropped."""
-        if link is not self.link:
-            return
-        if self._cursor is None:
-            # Client, new session: the server's ATTACH opens its direction.
-            self._server_attached(kind, payload)
-            return
-        if is_sequenced(kind):
-            if self._cursor.accept():
+        """Take a frame of the link that counts; what others bring is dropped."""
+        cursor = self._cursors.get(link)
+        if cursor is None:
+            if link is self._proposed:
+                self._answered(link, kind, payload)
+        elif is_sequenced(kind):
+            if cursor.accept():
                 self._unacked_bytes += len(payload)
                 self._source.frame_received(kind, stream_id, payload)
         elif kind == FrameType.ACK:
-            self._log.acknowledge(decode_ack(payload))
+            if not self._acks.spend(self._runtime.clock.seconds()):
+                raise RemoteProtocolError("a flood of acknowledgements")
+            self._acknowledged(decode_ack(payload))
         else:
             raise RemoteProtocolError("an ATTACH in the middle of a link")
 
-    def _server_attached(self, kind: int, payload: memoryview) -> None:
+    def _answered(self, link: FrameProtocol, kind: int, payload: memoryview) -> None:
+        """Client: the server's ATTACH opens its direction."""
         if kind != FrameType.ATTACH:
             raise RemoteProtocolError("a link that does not begin with ATTACH")
         answer = Attach.decode(payload)
@@ -189,12 +315,23 @@ class Session:
             return
         if answer.session_id != self.session_id or answer.epoch != self.epoch:
             raise RemoteProtocolError("an ATTACH for another session")
-        self._cursor = self._received.begin(answer.next_sequence)
-        self._log.acknowledge(answer.received)
+        cursor = self._received.begin(self._announced, answer.next_sequence)
+        self._proposed = None
+        if link is self.link:
+            # The first link: frames were sent without waiting, and all of them count.
+            self._cursors[link] = cursor
+            self._log.acknowledge(answer.received)
+            again = 0
+        else:
+            again = self._log.rewind(answer.received)
+            self._take_over(link, cursor)
+        on_attached, self._on_attached = self._on_attached, None
+        if on_attached is not None:
+            on_attached(again)
 
     def record_done(self, link: FrameProtocol) -> None:
         """Acknowledge when enough has come in, and send what the record set free."""
-        if link is not self.link or self.ended:
+        if self.ended:
             return
         due = self._received.received - self._acked
         if due:
@@ -213,16 +350,35 @@ class Session:
     def protocol_failed(self, link: FrameProtocol, error: RemoteProtocolError) -> None:
         """End the session: its peer breaks the rules, and a new link would not help."""
         log.warn("session ended: the peer broke the protocol: {error}", error=str(error))
-        if link is self.link:
-            self.end(Failure(error))
-        else:
-            link.abort()
+        self.end(Failure(error))
+        link.abort()
 
     def link_lost(self, link: FrameProtocol, reason: Failure) -> None:
-        """The link died.  Until sessions resume, so does the session."""
+        """A link died.  Without another the session waits for one."""
+        self._cursors.pop(link, None)
+        if link is self._proposed:
+            self._proposed = self._on_attached = None
+            if self.link is not None and self.link is not link:
+                self.link.fail("its successor was lost")  # and what it brought since dropped
+                return
         if link is self.link:
             self.link = None
-            self.end(Failure(SessionError("the link was lost")))
+            self._detached(reason)
+        elif self.link is None:
+            self._detached(reason)
+
+    def _detached(self, reason: Failure) -> None:
+        """Hold still until a new link comes; whoever made the session bounds how long."""
+        for timer in (self._ack_timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
+        self._ack_timer = self._stall_timer = None
+        if self.ended:
+            return
+        if self._source.finished:
+            self.end(reason)  # the peer has closed what there was nothing left in
+        else:
+            self._on_detached(self, reason)
 
     # -- for the multiplexer --------------------------------------------------------------
 
@@ -239,9 +395,14 @@ class Session:
             self._runtime.at_turn_end(self._turn_end)
 
     @property
-    def has_room(self) -> bool:
-        """Whether the log takes more data."""
-        return self._log.has_room
+    def progress(self) -> int:
+        """A number that grows with every frame that arrives on either side."""
+        return self._log.acknowledged + self._received.received
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes kept for sending and resending."""
+        return self._log.size + self._source.held_bytes
 
     @property
     def next_sequence(self) -> int:
@@ -263,6 +424,18 @@ class Session:
         self._flush()
 
     def _flush(self) -> None:
+        self._flushing = True
+        records = self._send_records()
+        self._flushing = False
+        if self.ended:
+            return
+        if self._log.overflowing:
+            self.end(Failure(SessionError("the peer acknowledges nothing")))
+        elif records and self._stall_timer is None:
+            self._watch_stall()
+
+    def _send_records(self) -> int:
+        """Write records until the link is full, nothing waits, or the turn's share is done."""
         link = self.link
         send_log = self._log
         records = 0
@@ -275,17 +448,18 @@ class Session:
                 link = self.link  # producing calls streams, and they may end anything
                 if link is None:
                     break
-            record = send_log.take()
+            record = send_log.take(SMALL_RECORD if self._fresh else MAX_RECORD_PLAINTEXT)
             if record is None:
                 break
+            if self._fresh and self._fresh_until is None:
+                if self._fresh_bytes == FRESH_BYTES:
+                    self._fresh_since = self._runtime.clock.seconds()
+                self._fresh_bytes -= len(record)
+                if self._fresh_bytes <= 0:
+                    self._fresh_until = send_log.sent
             link.send_record(record)
             records += 1
-        if self.ended:
-            return
-        if send_log.overflowing:
-            self.end(Failure(SessionError("the peer acknowledges nothing")))
-        elif records and self._stall_timer is None:
-            self._watch_stall()
+        return records
 
     # -- acknowledgement and stall --------------------------------------------------------
 
@@ -322,10 +496,17 @@ class Session:
                 self._stall_received = received
                 self._stall_timer = self._runtime.call_later(STALL_TIMEOUT, self._stall_due)
                 return
-            log.info("link dead: nothing acknowledged for {seconds:.0f} s", seconds=waited)
-            self.link.abort()
+            self.link.fail(f"nothing acknowledged for {waited:.0f} s")
 
     # -- the end ------------------------------------------------------------------------
+
+    def finish(self, reason: Failure) -> None:
+        """Send what the link takes now, a GOAWAY for one, then end the session."""
+        if self._flushing:
+            self._runtime.at_turn_end(lambda: self.finish(reason))
+            return
+        self._flush()
+        self.end(reason)
 
     def end(self, reason: Failure) -> None:
         """End the session and everything in it.  Ending twice is harmless."""
@@ -336,10 +517,13 @@ class Session:
             if timer is not None:
                 timer.cancel()
         self._ack_timer = self._stall_timer = None
-        link, self.link = self.link, None
+        links = [*self._cursors]
+        links += [x for x in (self.link, self._proposed) if x is not None and x not in links]
+        self.link = self._proposed = self._on_attached = None
+        self._cursors.clear()
         self._source.session_lost(reason)
         self._log.close()
-        if link is not None:
+        for link in links:
             link.receiver = DeadEnd()
             link.lose()
         self._on_end(self, reason)
@@ -354,6 +538,9 @@ _REFUSALS: dict[int, str] = {
 
 class DeadEnd:
     """A `FrameReceiver` for links whose session is over: takes nothing, minds nothing."""
+
+    #: Nobody waits for anything here.
+    expects = False
 
     def link_made(self, link: FrameProtocol) -> None:
         """Ignore."""

@@ -64,6 +64,18 @@ def drawn_split(sizes: Iterable[int]) -> Split:
     return lambda available: min(available, max(1, next(left, available)))
 
 
+def step(clock: Clock) -> bool:
+    """Let the next event happen; return False when there is none."""
+    call = min(clock.calls, key=lambda call: call.getTime(), default=None)
+    if call is None:
+        return False
+    clock.rightNow = max(clock.rightNow, call.getTime())
+    clock.calls.remove(call)
+    call.called = 1
+    call.func(*call.args, **call.kw)
+    return True
+
+
 def run(clock: Clock, seconds: float = 0.0, *, max_events: int = 1_000_000) -> None:
     """Advance `clock` event by event.
 

@@ -91,12 +91,14 @@ class FakeTime:
         clock: Where timers live.
         epoch: The wall time at which `clock` shows 0; assign to step the wall clock.
         slept: Seconds the machine has been asleep.
+        local_address: The address the machine speaks from.
     """
 
     def __init__(self, clock: Clock, epoch: float = EPOCH) -> None:
         self.clock = clock
         self.epoch = epoch
         self.slept = 0.0
+        self.local_address = "198.51.100.7"
 
     def wall(self) -> float:
         return self.epoch + self.clock.seconds() + self.slept
@@ -150,6 +152,7 @@ def fake_runtime(
         wall_time=time.wall,
         monotonic=time.monotonic,
         boottime=time.boottime,
+        local_address=lambda: time.local_address,
         resolve=ScriptedResolver(names) if resolve is None else resolve,
     )
 

@@ -10,13 +10,14 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phantom.address import Destination
 from phantom.core.admission import Admission
 from phantom.core.handshake import Cipher, Mode
 from phantom.core.replay import ReplayVerdict
-from phantom.errors import Outcome, RelayError
+from phantom.errors import Outcome, RelayError, SessionError
 from phantom.inbound.tunnel import Gate, TunnelFactory, stream_acceptor
 from phantom.layer import switch_protocol
 from phantom.outbound.tunnel import TunnelOutbound
@@ -25,6 +26,7 @@ from phantom.tunnel.dialer import Dialer, DialerSettings
 from phantom.tunnel.mux import MuxLimits
 from phantom.tunnel.noise import InitiatorSettings
 from phantom.tunnel.registry import SessionRegistry
+from phantom.tunnel.session import DeadEnd
 from support.pipes import Pipe, join, run
 from support.runtime import FakeTime, fake_runtime
 
@@ -186,31 +188,11 @@ class Stack:
         self.meters, self.client_meters = Meters(), Meters()
         self.destinations = Destinations(self.clock)
         limits = limits or MuxLimits()
-        self.registry = SessionRegistry(
-            self.runtime,
-            limits,
-            max_links=4,
-            acceptor=stream_acceptor(lambda key: self.destinations),
-            attach_timeout=10,
-            meters=self.meters,
-        )
-        self.gate = Gate(allowed, NoReplays(), self.runtime, self.meters)
-        self.strangers, self.drain = Silence(), Silence()
+        self._limits, self._mode = limits, mode
         self.admission = Admission(64, 64)
-        self.factory = TunnelFactory(
-            self.runtime,
-            self.registry,
-            self.gate,
-            private_key=SERVER,
-            public_key=SERVER_PUBLIC,
-            mode=mode,
-            stranger=self.strangers,
-            drain=self.drain,
-            handshake_timeout=10,
-            keepalive=20,
-            admission=self.admission,
-            meters=self.meters,
-        )
+        self.strangers, self.drain = Silence(), Silence()
+        self._allowed = allowed
+        self.start_server()
         self.dialer = Dialer(
             self.runtime,
             lambda: MemoryEndpoint(self),
@@ -231,6 +213,47 @@ class Stack:
         self.outbound = TunnelOutbound(
             self.runtime, self.dialer, early_reply=early_reply, link_wait=link_wait
         )
+
+    def start_server(self) -> None:
+        """Begin a server's process: it knows no session."""
+        self.registry = SessionRegistry(
+            self.runtime,
+            self._limits,
+            max_links=4,
+            acceptor=stream_acceptor(lambda key: self.destinations),
+            attach_timeout=10,
+            meters=self.meters,
+        )
+        self.gate = Gate(self._allowed, NoReplays(), self.runtime, self.meters)
+        self.factory = TunnelFactory(
+            self.runtime,
+            self.registry,
+            self.gate,
+            private_key=SERVER,
+            public_key=SERVER_PUBLIC,
+            mode=self._mode,
+            stranger=self.strangers,
+            drain=self.drain,
+            handshake_timeout=10,
+            keepalive=20,
+            admission=self.admission,
+            meters=self.meters,
+        )
+
+    def restart_server(self) -> None:
+        """Kill the server's process, links and sessions with it, and begin another."""
+        for session, _mux in list(self.registry._sessions.values()):
+            session._on_end = lambda *ignored: None
+            link = session.link
+            if link is not None:
+                link.receiver = DeadEnd()  # a dead process neither hears nor says anything
+                link.transport.transport.abortConnection()
+                session.link = None
+                session._cursors.clear()
+            session.end(Failure(SessionError("killed")))
+        self.start_server()
+        for pipe in self.pipes:
+            pipe.cut()
 
     def run(self, seconds: float = 1.0) -> None:
         run(self.clock, seconds)

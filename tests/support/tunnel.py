@@ -39,6 +39,7 @@ class LengthPrefixed(Layer):
     def __init__(self, upper: Any, peer_key: bytes) -> None:
         super().__init__(upper)
         self.peer_key = peer_key
+        self.handshake_time = None
         self.received = 0
         self._buffer = b""
 
@@ -145,23 +146,45 @@ class Joined:
             attach_timeout=10.0,
             meters=self.meters,
         )
-        self.mux = MultiplexerProtocol(self.runtime, self.limits, client=True)
-        self.session = Session(
-            self.runtime, b"I" * 16, self.mux, BlockPool(), lambda s, r: self.ended.append(r)
+        self.goaways: list[int] = []
+        self.mux = MultiplexerProtocol(
+            self.runtime,
+            self.limits,
+            client=True,
+            on_goaway=lambda mux, reason: self.goaways.append(reason),
         )
-        self.client_link = FrameProtocol(self.runtime, _Starter(self.session.begin), keepalive)
-        self.server_link = FrameProtocol(self.runtime, self.registry.receive(), keepalive)
+        self.detached: list[Failure] = []
+        self.session = Session(
+            self.runtime,
+            b"I" * 16,
+            self.mux,
+            BlockPool(),
+            on_detached=lambda s, r: self.detached.append(r),
+            on_end=lambda s, r: self.ended.append(r),
+        )
+        self._keepalive, self._delay, self._split = keepalive, delay, split
+        self._capacity = capacity
+        self.resumed: list[int] = []
+        self.pipe = self._link(self.session.begin)
+        self.run(0.0)
+
+    def _link(self, on_link: Callable[[FrameProtocol], None]) -> Pipe:
+        self.client_link = FrameProtocol(self.runtime, _Starter(on_link), self._keepalive)
+        self.server_link = FrameProtocol(self.runtime, self.registry.receive(), self._keepalive)
         self.client_end = LengthPrefixed(self.client_link, SERVER_KEY)
         self.server_end = LengthPrefixed(self.server_link, CLIENT_KEY)
-        self.pipe: Pipe = join(
+        return join(
             self.clock,
             self.client_end,
             self.server_end,
-            delay=delay,
-            split=split,
-            capacity=capacity,
+            delay=self._delay,
+            split=self._split,
+            capacity=self._capacity,
         )
-        self.run(0.0)
+
+    def relink(self) -> None:
+        """Give the session another link; the old one, if it lives, is superseded."""
+        self.pipe = self._link(lambda link: self.session.resume(link, self.resumed.append))
 
     def _accept(self, stream: Stream, destination: Destination) -> None:
         self.accepted.append((stream, destination))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from support.pipes import drawn_split
 from support.tunnel import SOMEWHERE, Joined, Recorder
 from twisted.internet.error import ConnectionAborted
+from twisted.python.failure import Failure
 
 from phantom.core.stream import State
 from phantom.core.wire import FrameType, encode_open, pack_frame
@@ -362,7 +363,7 @@ def test_a_pull_producer_is_stopped_when_its_stream_ends() -> None:
     joined.run()
     puller = Puller(stream, [])
     stream.registerProducer(puller, False)
-    joined.pipe.cut()
+    joined.mux.close()
     joined.run()
     assert puller.stopped == 1
 
@@ -487,7 +488,7 @@ def test_a_protocol_that_fails_at_the_end_does_not_hide_it_from_others(
     _, second = joined.open()
     joined.run()
     first.connectionLost = explode  # type: ignore[method-assign]
-    joined.pipe.cut()
+    joined.session.end(Failure(SessionError("gone")))
     joined.run()
     assert second.lost is not None
     assert joined.ended
@@ -509,13 +510,15 @@ def test_a_producer_that_fails_stops_nobody_else(logged_failures: Any) -> None:
     assert len(logged_failures.flush(RuntimeError)) == 1
 
 
-def test_a_lost_link_resets_every_stream_with_the_reason() -> None:
+def test_a_lost_session_resets_every_stream_with_the_reason() -> None:
     joined = Joined()
     _, protocol = joined.open()
     _, early = joined.open(early=True)
     joined.run()
     server = joined.server_protocols[1]
-    joined.pipe.cut()
+    joined.server_session.end(Failure(SessionError("gone")))
+    joined.run()
+    joined.relink()
     joined.run()
     for lost in (protocol.lost, early.lost, server.lost):
         assert lost is not None and lost.check(SessionError)

@@ -114,6 +114,21 @@ class Multiplexers(RuleBasedStateMachine):
         side.stream.abortConnection()
         side.reset = True
 
+    @rule()
+    def cut(self) -> None:
+        """The link dies, with all that is in it."""
+        self.joined.pipe.cut()
+
+    @rule()
+    def freeze(self) -> None:
+        """The link swallows everything and says nothing."""
+        self.joined.pipe.stall()
+
+    @rule()
+    def relink(self) -> None:
+        """Another link comes, whether the one before still lives or not."""
+        self.joined.relink()
+
     @precondition(lambda self: self.all)
     @rule(seconds=st.sampled_from([0.0, 0.01, 0.05]))
     def wait(self, seconds: float) -> None:
@@ -146,6 +161,7 @@ class Multiplexers(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "joined"):
             return
+        self.joined.relink()
         self.settle(1)
         for conversation in self.all:
             for side in conversation.sides():
@@ -171,5 +187,5 @@ class Multiplexers(RuleBasedStateMachine):
 
 def test_two_multiplexers_agree_whatever_happens() -> None:
     run_machine(
-        Multiplexers, settings=settings(max_examples=60, stateful_step_count=30, deadline=None)
+        Multiplexers, settings=settings(max_examples=150, stateful_step_count=30, deadline=None)
     )

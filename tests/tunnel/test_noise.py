@@ -152,6 +152,7 @@ class Pair:
             abandon=self.drain,
             timeout=10,
             visitors=self,
+            instance=bytes(16),
         )
 
 
