@@ -165,7 +165,11 @@ class ClientService(MultiService):
             if config.socks5_listen is not None:
                 socks5 = listener(config.socks5_listen, "client.socks5_listen")
                 self.socks5_address = socks5.getsockname()
-            shared = config.http_listen is not None and config.http_listen == config.socks5_listen
+            shared = (
+                config.http_listen is not None
+                and config.http_listen == config.socks5_listen
+                and config.http_listen.port != 0  # two free ports are two
+            )
             if config.http_listen is not None:
                 http = socks5 if shared else listener(config.http_listen, "client.http_listen")
             if http is not None:

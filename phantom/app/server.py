@@ -119,7 +119,7 @@ class ServerService(MultiService):
                 window=config.window,
             ),
             max_links=config.max_links_per_client,
-            acceptor=stream_acceptor(self._outbound.for_client),
+            acceptor=stream_acceptor(self._outbound.for_client, runtime),
             attach_timeout=config.handshake_timeout,
             detached=DetachedLimits(
                 timeout=config.detached_timeout,

@@ -72,7 +72,8 @@ class Gate:
         )
         self.meters.count(f"handshake.{verdict.name.lower()}")
         if verdict is not ReplayVerdict.FRESH:
-            log.info("handshake of a known key refused: {verdict}", verdict=verdict.name)
+            # Debug: whoever has recorded a first message can send it again without end.
+            log.debug("handshake of a known key refused: {verdict}", verdict=verdict.name)
         return verdict is ReplayVerdict.FRESH
 
 
@@ -168,18 +169,21 @@ def _ip_address(addr: Any) -> IPv4Address | IPv6Address | None:
         return None  # a local socket, or a test's transport
 
 
-def stream_acceptor(outbound_for: Callable[[bytes], Outbound]) -> Callable[[bytes], Acceptor]:
+def stream_acceptor(
+    outbound_for: Callable[[bytes], Outbound], runtime: Runtime
+) -> Callable[[bytes], Acceptor]:
     """Return what `SessionRegistry` needs to lead streams to an outbound.
 
     Args:
         outbound_for: Returns the outbound that a client key's streams take.
+        runtime: Timers of the relays.
     """
 
     def for_client(client_key: bytes) -> Acceptor:
         outbound = outbound_for(client_key)
 
         def accept(stream: Stream, destination: Destination) -> None:
-            near, far = relay_pair()
+            near, far = relay_pair(None, runtime.call_later)
             dial = outbound.connect(destination, far)
             # The opener gives up: so do we.  A Deferred that has fired ignores this.
             stream.on_outcome = lambda _outcome: dial.cancel()

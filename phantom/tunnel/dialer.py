@@ -31,8 +31,6 @@ from phantom.tunnel.session import DeadEnd, Session
 
 log = make_logger()
 
-#: Seconds a connection may take on the carrier's level (TCP and TLS together).
-CONNECT_TIMEOUT = 20.0
 #: A request that comes this long after the last attempt is a reason to try at once.
 IMPATIENCE = 1.0
 #: Seconds between looks at the clocks and the local address.
@@ -520,7 +518,7 @@ class Attempt(DeadEnd):
         )
         factory = _OneProtocol(self._noise)
         connecting = self._endpoint.connect(factory)
-        connecting.addTimeout(CONNECT_TIMEOUT, self._runtime.clock)
+        connecting.addTimeout(self._settings.initiator.timeout, self._runtime.clock)
         self._connecting = connecting
         # Success is told by the handshake, not by the carrier.
         connecting.addCallbacks(self._connected, self._failed)

@@ -41,7 +41,7 @@ from phantom.core.wire import (
 from phantom.errors import Outcome, RelayError, RemoteProtocolError, StreamError
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
-from phantom.tunnel.stream import Stream
+from phantom.tunnel.stream import HIGH_WATER, Stream
 
 if TYPE_CHECKING:
     from phantom.tunnel.session import Session
@@ -68,6 +68,12 @@ _ARRIVED = -1
 MAX_GOAWAYS = 8
 #: Part of the ids after which a fresh session should take over (design, 3.4).
 EXHAUSTED = int(MAX_STREAM_ID * 0.9)
+
+#: Bytes that all streams of a session may keep unsent together; each of them may hold one
+#: read of its source beyond its share.
+OUTBOX_MEMORY = 16 * 1024 * 1024
+#: ... of which a stream always has this much: less would cost a pause for each small write.
+LEAST_HIGH_WATER = 4096
 
 Acceptor = Callable[[Stream, Destination], None]
 
@@ -133,6 +139,7 @@ class MultiplexerProtocol:
         self._control = TokenBucket(CONTROL_RATE, CONTROL_BURST)
         self._stray = TokenBucket(STRAY_RATE, STRAY_BURST)
         self._goaways = 0
+        self.high_water = HIGH_WATER
         self.draining = False
         self._goaway_sent = False
 
@@ -253,6 +260,7 @@ class MultiplexerProtocol:
         stream = Stream(self, stream_id, State.OPENING, window)
         stream.on_outcome = on_outcome
         self.streams[stream_id] = stream
+        self._share_outbox()
         self._session.send(
             FrameType.STREAM_OPEN, stream_id, encode_open(destination, window.grant())
         )
@@ -282,6 +290,7 @@ class MultiplexerProtocol:
         stream = Stream(self, stream_id, State.PENDING, window)
         stream.credit = add_credit(0, credit)
         self.streams[stream_id] = stream
+        self._share_outbox()
         self._peer_streams += 1
         assert self._acceptor is not None
         try:
@@ -333,6 +342,11 @@ class MultiplexerProtocol:
         for stream in list(self.streams.values()):
             stream.reset(Outcome.SHUTTING_DOWN, reason)
         self._session.finish(reason)
+
+    def _share_outbox(self) -> None:
+        """Let a crowd of streams keep less each of what they have not sent."""
+        share = OUTBOX_MEMORY // max(1, len(self.streams))
+        self.high_water = max(LEAST_HIGH_WATER, min(HIGH_WATER, share))
 
     # -- for streams ------------------------------------------------------------------------
 

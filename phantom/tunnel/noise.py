@@ -37,7 +37,7 @@ from phantom.core.opening import (
 from phantom.crypto.header import open_header, prologue, seal_header, secret_path
 from phantom.crypto.noise_ik import Ephemeral, Initiator, Responder, TransportKeys
 from phantom.crypto.records import RecordOpener, RecordReader, RecordSealer
-from phantom.errors import HandshakeError, RemoteProtocolError, TimeoutExpired
+from phantom.errors import HandshakeError, PhantomError, RemoteProtocolError, TimeoutExpired
 from phantom.interfaces import StrangerPolicy
 from phantom.layer import Layer, forward_half_close
 from phantom.runtime import Runtime
@@ -51,6 +51,9 @@ BARE_PADDING = (24, 700)
 #: Inside TLS the first burst is at least 3.4 KB, so that it does not look like a small
 #: encapsulated ClientHello (detector: the nDPI TLS-in-TLS rule; margin measured in design).
 TLS_PADDING = (3400, 4600)
+#: What a TLS server says to a bare link: an alert (RFC 8446, section 6), or a web server's
+#: complaint about plain HTTP.
+_TLS_ANSWERS = (b"\x15\x03", b"HTTP/1.")
 #: The answer needs no such size; it varies.
 REPLY_PADDING = (16, 600)
 
@@ -259,7 +262,16 @@ class NoiseInitiator(NoiseProtocol):
                 return
             self._message_received(reply)
         except (HandshakeError, RemoteProtocolError) as error:
-            self._failed(Failure(error))
+            self._failed(Failure(self._explain(error)))
+
+    def _explain(self, error: PhantomError) -> PhantomError:
+        """Name the usual cause where the answer gives it away."""
+        if self._settings.mode is Mode.BARE and self._reply.received.startswith(_TLS_ANSWERS):
+            return HandshakeError(
+                "this server speaks TLS: set tls_sni (and tls_pin or tls_ca, if its certificate "
+                "is its own)"
+            )
+        return error
 
     def _message_received(self, reply: MessageTwo) -> None:
         if reply.cipher != self._settings.cipher:

@@ -33,11 +33,10 @@ if TYPE_CHECKING:
 
 log = make_logger()
 
-#: Unsent bytes above which the local producer is paused: two of Twisted's 64 KiB reads, so
-#: that a bulk stream always has a record's worth waiting, and no more.
+#: Unsent bytes above which the local producer is paused, and at half of which it is resumed:
+#: two of Twisted's 64 KiB reads, so that a bulk stream always has a record's worth waiting,
+#: and no more.  A crowd of streams has less each (`MultiplexerProtocol.high_water`).
 HIGH_WATER = 128 * 1024
-#: ... and below which it is resumed.
-LOW_WATER = 64 * 1024
 #: A received piece smaller than this is copied when it must wait, and joined with others: a
 #: view would keep the whole record (up to 64 KiB) alive for it.
 KEEP_VIEW = 32 * 1024
@@ -179,7 +178,7 @@ class Stream:
         self._outbox.append(data)
         self.waiting += len(data)
         self._activate()
-        if self.waiting > HIGH_WATER and self._streaming and not self._producer_paused:
+        if self.waiting > self._mux.high_water and self._streaming and not self._producer_paused:
             self._producer_paused = True
             self._producer.pauseProducing()
 
@@ -269,7 +268,7 @@ class Stream:
         self._producer_paused = False
         if not streaming:
             producer.resumeProducing()
-        elif self.waiting > HIGH_WATER:
+        elif self.waiting > self._mux.high_water:
             self._producer_paused = True
             producer.pauseProducing()
 
@@ -330,7 +329,7 @@ class Stream:
         if self._finish is not None and (not self.waiting or self.state not in SENDING):
             if self._may_finish:
                 self._send_finish(send_log)
-        elif self.waiting <= LOW_WATER and self._producer is not None:
+        elif self.waiting <= self._mux.high_water // 2 and self._producer is not None:
             if self._producer_paused:
                 self._producer_paused = False
                 self._tell(self._producer.resumeProducing)

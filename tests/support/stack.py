@@ -220,7 +220,7 @@ class Stack:
             self.runtime,
             self._limits,
             max_links=4,
-            acceptor=stream_acceptor(lambda key: self.destinations),
+            acceptor=stream_acceptor(lambda key: self.destinations, self.runtime),
             attach_timeout=10,
             meters=self.meters,
         )

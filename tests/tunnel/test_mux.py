@@ -525,3 +525,17 @@ def test_a_lost_session_resets_every_stream_with_the_reason() -> None:
     assert len(joined.registry) == 0
     with pytest.raises(RelayError):
         joined.open()
+
+
+def test_a_crowd_of_streams_keeps_less_each() -> None:
+    joined = Joined(limits=MuxLimits(max_streams=1024))
+    assert joined.mux.high_water == 128 * 1024
+    streams = [joined.open()[0] for _ in range(1024)]
+    joined.run()
+    assert joined.mux.high_water == joined.server_mux.high_water == 16 * 1024
+    for stream in streams[:-2]:
+        stream.abortConnection()
+    joined.run()
+    streams[-1].write(b"x")
+    joined.open()
+    assert joined.mux.high_water == 128 * 1024

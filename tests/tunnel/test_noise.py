@@ -351,3 +351,26 @@ def test_no_two_first_messages_have_one_length() -> None:
 def test_the_first_burst_inside_tls_is_large() -> None:
     pair = Pair(Mode.TLS_HTTP1, allowed=set())
     assert 3400 <= len(pair.stranger.everything) <= 6000
+
+
+@pytest.mark.parametrize(
+    "answer", [b"\x15\x03\x03\x00\x02\x02\x32", b"HTTP/1.1 400 Bad Request\r\n"]
+)
+def test_a_bare_client_at_a_tls_server_is_told(answer: bytes) -> None:
+    clock = Clock()
+    failures: list[Failure] = []
+    client = NoiseInitiator(
+        fake_runtime(clock, seed=1),
+        Upper(),
+        InitiatorSettings(
+            private_key=CLIENT, server_key=SERVER_PUBLIC, cipher=Cipher.AESGCM, mode=Mode.BARE
+        ),
+        Abyss(),
+        failures.append,
+    )
+    server = Upper()
+    join(clock, client, server)
+    run(clock, 1)
+    server.transport.write(answer + bytes(60))
+    run(clock, 1)
+    assert "set tls_sni" in failures[0].getErrorMessage()
