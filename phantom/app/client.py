@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from phantom.app.descriptors import raise_descriptor_limit
 from phantom.app.listening import ListeningService, address_text, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
-from phantom.app.stopping import sockets_closed
+from phantom.app.stopping import hurry_at_second_signal, sockets_closed
 from phantom.carriers.registry import client_endpoint
 from phantom.carriers.tls_client import TLSClientSettings
 from phantom.config.load import load_client
@@ -51,7 +51,7 @@ def makeService(options: Any) -> Service:
     def make() -> Service:
         file = load_client(options["config"])
         apply_log_level(options, file.logging)
-        return ClientService(system_runtime(reactor), file.client)
+        return ClientService(system_runtime(reactor), file.client, own_program=True)
 
     return configured(make)
 
@@ -125,6 +125,8 @@ class ClientService(MultiService):
     Args:
         runtime: The outside world.
         config: The settings.
+        own_program: Whether the process is this client and nothing else, so that signals
+            are its own.
 
     Attributes:
         dialer: Keeps the link.
@@ -136,8 +138,11 @@ class ClientService(MultiService):
         ConfigurationError: A port cannot be bound.
     """
 
-    def __init__(self, runtime: Runtime, config: ClientConfig) -> None:
+    def __init__(
+        self, runtime: Runtime, config: ClientConfig, *, own_program: bool = False
+    ) -> None:
         super().__init__()
+        self._own_program = own_program
         raise_descriptor_limit()
         self._runtime = runtime
         self.meters = Meters()
@@ -215,6 +220,8 @@ class ClientService(MultiService):
     async def _stop(self) -> None:
         # Accept no more first, so that nothing new arrives while the streams drain.
         await super().stopService()
+        if self._own_program:
+            hurry_at_second_signal(self._runtime, self.dialer.hurry)
         await self.dialer.stop()
         # Idle connections, and those that the stop of the tunnel has just given an answer.
         for abort in self._abort_waiting:

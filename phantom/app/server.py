@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from phantom.app.descriptors import raise_descriptor_limit
 from phantom.app.listening import ListeningService, address_text, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
-from phantom.app.stopping import sockets_closed
+from phantom.app.stopping import hurry_at_second_signal, sockets_closed
 from phantom.app.strangers import reception
 from phantom.carriers.decoy import BackendDecoy
 from phantom.carriers.drain import SilentDrain
@@ -218,6 +218,8 @@ class ServerService(MultiService):
 
     async def _stop(self) -> None:
         await super().stopService()
+        if self._reload is not None:  # a program of our own, not part of another
+            hurry_at_second_signal(self._runtime, self.registry.hurry)
         await self.registry.shut_down(self._config.drain_timeout)
         await sockets_closed(self._runtime)
         self._replay.close()

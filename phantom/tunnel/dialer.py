@@ -160,6 +160,11 @@ class Dialer:
         self._check_stopped()
         return done
 
+    def hurry(self) -> None:
+        """End at once what `stop` waits for."""
+        for session in list(self._old):
+            session.finish(Failure(SessionError("the client is stopping")))
+
     # -- for the outbound -------------------------------------------------------------------
 
     def when_ready(self) -> Deferred[MultiplexerProtocol]:
