@@ -23,8 +23,8 @@ def test_a_second_signal_ends_the_drain(make_tunnel: Callable[..., Tunnel], side
         os.kill(program.pid, signal.SIGTERM)
         program.wait_for("Received SIGTERM")
         time.sleep(1)
-        assert program.alive(), "it lets the stream finish"
+        assert program.alive, "it lets the stream finish"
         os.kill(program.pid, signal.SIGINT)
-        wait_until(lambda: not program.alive(), "the program to end", 10)
+        wait_until(lambda: not program.alive, "the program to end", 10)
         assert "Traceback" not in program.log()
         connection.close()
