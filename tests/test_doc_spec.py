@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from phantom.config.schema import ServerConfig
 from phantom.core import handshake, opening, session, wire
 from phantom.core.stream import TRANSITIONS, Event
 from phantom.crypto import kdf
 from phantom.crypto.records import RecordSealer
 from phantom.errors import EXPLANATIONS, Outcome
-from phantom.tunnel import frame, mux
+from phantom.tunnel import frame, mux, registry
 from phantom.tunnel import session as tunnel_session
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,10 +115,59 @@ def test_numbers_of_wire() -> None:
         f"{session.MAX_RETAINED_BYTES // 2**20} MiB or {session.MAX_RETAINED_FRAMES} frames",
         f"{tunnel_session.ACK_BYTES // 1024} KiB, {tunnel_session.ACK_FRAMES} frames or "
         f"{tunnel_session.ACK_DELAY * 1000:.0f} ms",
-        f"nothing for {tunnel_session.STALL_TIMEOUT:.0f} s",
+        f"nothing is acknowledged for {tunnel_session.STALL_TIMEOUT:.0f} s",
+        f"only after {tunnel_session.STALL_LIMIT:.0f} s",
+        f"for a moment more ({tunnel_session.SUPERSEDED_LINGER:.0f} s here)",
+        f"DATA is cut to {session.SMALL_PAYLOAD} bytes",
+        f"`detached_timeout`, {registry.DETACHED_TIMEOUT:.0f} s by default",
+        f"{registry.DETACHED_MEMORY_PER_CLIENT // 2**20} MiB for one client and "
+        f"{registry.DETACHED_MEMORY // 2**20} MiB in all",
+        f"nothing was heard of it for {registry.SILENT:.0f} s",
     ):
-        assert number in sessions
-    assert f"up to {wire.INITIAL_CREDIT} bytes before the reply" in flat(WIRE, "Streams")
+        assert number in sessions, number
+    assert f"{tunnel_session.ACK_BURST} at once, {tunnel_session.ACK_RATE:.0f} a second" in limits
+    streams = flat(WIRE, "Streams")
+    assert f"up to {wire.INITIAL_CREDIT} bytes before the reply" in streams
+    drain = mux.STREAM_DRAIN_TIMEOUT
+    assert f"no credit for more for {drain:.0f} to {2 * drain:.0f} s" in streams
+
+
+def test_signs_of_life() -> None:
+    text = flat(WIRE, "Keepalive")
+    for number in (
+        f"{ServerConfig.__attrs_attrs__.keepalive.default:.0f} s by default",
+        f"varied by {frame.JITTER * 100:.0f} % either way",
+        f"{frame.PROGRESS} bytes or more of one that is not complete",
+        f"falls quiet for {frame.QUIET[0]:.0f} to {frame.QUIET[1]:.0f} s",
+        f"{frame.PATIENCE:.0f} s, or six round trips if that is more, at most "
+        f"{frame.MAX_PATIENCE:.0f} s",
+    ):
+        assert number in text, number
+    assert (frame.MISSES, frame.PATIENCE_ROUND_TRIPS) == (2, 6)  # written out in the text
+
+
+def test_small_records_on_new_links() -> None:
+    text = flat(WIRE, "New links")
+    assert f"at most {session.SMALL_RECORD} bytes" in text
+    assert (
+        f"until {tunnel_session.FRESH_BYTES // 1024} KiB of them have been sent and acknowledged "
+        f"within {tunnel_session.FRESH_TIME:.0f} s" in text
+    )
+
+
+def test_the_attach_example_is_what_it_says() -> None:
+    [example] = re.findall(r"`0d0000000026([0-9a-f]+)`", section(WIRE, "Sessions"))
+    attach = wire.Attach.decode(memoryview(bytes.fromhex(example)))
+    assert (
+        f"epoch {attach.epoch}, lane {attach.lane}, status {attach.status}, "
+        f"next sequence {attach.next_sequence}, received {attach.received}" in WIRE
+    )
+
+
+def test_the_instance_is_described() -> None:
+    text = flat(HANDSHAKE, "The server's process")
+    assert f"{handshake.INSTANCE_SIZE} random bytes" in text
+    assert f"(`{Outcome.SESSION_LOST.name}`)" in text
 
 
 def test_statuses_and_reasons() -> None:
