@@ -8,18 +8,15 @@ from typing import Any
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IStreamClientEndpoint
 
+from phantom.app.connecting import choose_cipher, connector, known_endpoints
 from phantom.app.descriptors import raise_descriptor_limit
 from phantom.app.listening import ListeningService, address_text, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
 from phantom.app.stopping import hurry_at_second_signal, sockets_closed
-from phantom.carriers.registry import client_endpoint
-from phantom.carriers.tls_client import TLSClientSettings
 from phantom.config.load import load_client
 from phantom.config.schema import ClientConfig
 from phantom.config.values import ListenAddress
-from phantom.core.handshake import Cipher, Mode
 from phantom.inbound.http import HttpProxyFactory
 from phantom.inbound.shared import SharedPortFactory
 from phantom.inbound.socks5 import Socks5Factory
@@ -28,7 +25,6 @@ from phantom.runtime import Runtime, system_runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.dialer import Dialer, DialerSettings
 from phantom.tunnel.mux import MuxLimits
-from phantom.tunnel.noise import InitiatorSettings
 
 log = make_logger()
 
@@ -56,32 +52,6 @@ def makeService(options: Any) -> Service:
     return configured(make)
 
 
-def choose_cipher(setting: str) -> Cipher:
-    """Return the cipher for ``cipher = auto|aesgcm|chachapoly``.
-
-    ``auto`` takes AES-GCM where the processor has instructions for it, as it is five times
-    cheaper a byte there, and ChaCha20-Poly1305 elsewhere, where it is the faster.
-    """
-    if setting == "aesgcm":
-        return Cipher.AESGCM
-    if setting == "chachapoly":
-        return Cipher.CHACHAPOLY
-    return Cipher.AESGCM if has_aes_instructions() else Cipher.CHACHAPOLY
-
-
-def has_aes_instructions() -> bool:
-    """Tell whether the processor speeds AES up; True where the system does not say."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpuinfo:
-            text = cpuinfo.read(65536)
-    except OSError:
-        return True  # macOS and Windows run on processors that all have them
-    # x86 lists "flags", ARM "Features"; both call it "aes".
-    return any(
-        " aes" in line for line in text.splitlines() if line.startswith(("flags", "Features"))
-    )
-
-
 def make_tunnel(
     runtime: Runtime, config: ClientConfig, meters: Meters
 ) -> tuple[Dialer, TunnelOutbound]:
@@ -93,15 +63,6 @@ def make_tunnel(
         meters: Counts links.
     """
     settings = DialerSettings(
-        initiator=InitiatorSettings(
-            private_key=config.private_key.raw,
-            server_key=config.server_public_key.raw,
-            cipher=choose_cipher(config.cipher),
-            mode=Mode.BARE if config.tls_sni is None else Mode.TLS_HTTP1,
-            host=_http_host(config),
-            prefix=config.tcp_prefix,
-            timeout=config.handshake_timeout,
-        ),
         limits=MuxLimits(
             max_streams=config.max_streams,
             session_memory=config.session_memory,
@@ -112,7 +73,8 @@ def make_tunnel(
         detached_timeout=config.detached_timeout,
         link_max_age=config.link_max_age,
     )
-    dialer = Dialer(runtime, _endpoint(runtime, config), settings, meters)
+    known = known_endpoints(runtime, config, meters)
+    dialer = Dialer(runtime, known, connector(runtime, config), settings, meters)
     outbound = TunnelOutbound(
         runtime, dialer, early_reply=config.early_reply, link_wait=config.link_wait
     )
@@ -231,22 +193,3 @@ class ClientService(MultiService):
     def stopService(self) -> Deferred[None]:
         """Close the proxies, let streams finish for a moment, close the link."""
         return Deferred.fromCoroutine(self._stop())
-
-
-def _http_host(config: ClientConfig) -> str:
-    """Return the Host of the request inside TLS: a browser names a port that is not 443."""
-    name, port = config.tls_sni or "", config.server.port
-    return name if port == 443 else f"{name}:{port}"
-
-
-def _endpoint(runtime: Runtime, config: ClientConfig) -> Callable[[], IStreamClientEndpoint]:
-    tls = None
-    if config.tls_sni is not None:
-        tls = TLSClientSettings(
-            sni=config.tls_sni,
-            profile=config.tls_profile,
-            ca_file=str(config.tls_ca) if config.tls_ca is not None else None,
-            pin=config.tls_pin.digest if config.tls_pin is not None else None,
-        )
-    host, port = str(config.server.host), config.server.port
-    return lambda: client_endpoint(runtime, host, port, tls)

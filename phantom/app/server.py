@@ -21,12 +21,15 @@ from phantom.carriers.proxy_protocol import ProxyProtocolFactory
 from phantom.carriers.strangers import Strangers
 from phantom.carriers.tls_openssl import ServerCertificates
 from phantom.carriers.tls_server import TLSServerFactory
+from phantom.config.announced import announced_list
 from phantom.config.load import load_server
 from phantom.config.schema import ServerConfig, ServerFile
 from phantom.core.admission import PREFIX_SHARE, Admission, place_limits
 from phantom.core.egress import EgressPolicy
+from phantom.core.endpoint_list import EndpointList
 from phantom.core.handshake import Mode
 from phantom.core.limits import Limits
+from phantom.crypto.identity import sign
 from phantom.errors import ConfigurationError
 from phantom.inbound.tunnel import Gate, TunnelFactory, stream_acceptor
 from phantom.outbound.direct import DirectOutbound
@@ -111,6 +114,7 @@ class ServerService(MultiService):
             resolve_timeout=config.resolve_timeout,
             connections=Limits(config.max_connections, config.max_connections_per_client),
         )
+        self._announced = _announced(config, 0)
         self.registry = SessionRegistry(
             runtime,
             MuxLimits(
@@ -127,6 +131,7 @@ class ServerService(MultiService):
                 memory=config.detached_memory,
             ),
             meters=self.meters,
+            endpoints=_signed(runtime, config),
         )
         self._replay = _replay_file(runtime, config)
         self._gate = Gate(_allowed(config), self._replay, runtime, self.meters)
@@ -213,8 +218,23 @@ class ServerService(MultiService):
                 log.error("{error}", error=str(error))
         self._outbound.policy = policy
         self._gate.allowed = allowed
+        self._announce(config)
         self.registry.revoke(lambda key: key in allowed)
         log.info("reloaded; {count} clients allowed", count=len(allowed))
+
+    def _announce(self, config: ServerConfig) -> None:
+        """Push the list of endpoints if it has changed."""
+        old, new = self._announced, _announced(config, 0)
+        if new == old:
+            return
+        if old is not None and new is not None and new.version <= old.version:
+            log.error(
+                "endpoints have changed and endpoints_version has not been raised: clients "
+                "would refuse the list, and keep the old one"
+            )
+            return
+        self._announced = new
+        self.registry.announce(_signed(self._runtime, config))
 
     async def _stop(self) -> None:
         await super().stopService()
@@ -227,6 +247,22 @@ class ServerService(MultiService):
     def stopService(self) -> Deferred[None]:
         """Accept no more, tell the clients, let streams finish, end the rest."""
         return Deferred.fromCoroutine(self._stop())
+
+
+def _announced(config: ServerConfig, issued: int) -> EndpointList | None:
+    if not config.endpoints or config.endpoints_version is None:
+        return None
+    tls = config.tls_cert is not None
+    own_key = config.private_key.public()
+    return announced_list(config.endpoints, config.endpoints_version, issued, own_key, tls)
+
+
+def _signed(runtime: Runtime, config: ServerConfig) -> bytes:
+    """Return the signed list of endpoints to push; nothing when there is none."""
+    endpoints = _announced(config, int(runtime.wall_time()))
+    if endpoints is None or config.identity_key is None:
+        return b""
+    return sign(endpoints, config.identity_key.raw)
 
 
 def _policy(config: ServerConfig) -> EgressPolicy:

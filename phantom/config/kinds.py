@@ -311,20 +311,7 @@ DECOY: Kind[Destination | Path] = Kind(
 )
 
 
-def _parse_server(value: object, _folder: Path) -> Destination:
-    if isinstance(value, list):
-        if len(value) != 1:
-            raise ConfigurationError(
-                "the list is empty"
-                if not value
-                else f"{len(value)} servers are named, and several come in a later version",
-                fix="name one server",
-            )
-        value = value[0]
-    return values.parse_destination(_expect_text(value))
-
-
-SERVER: Kind[Destination] = Kind('`"host:port"`', _parse_server, quote)
+SERVER: Kind[Destination] = from_text('`"host:port"`', values.parse_destination)
 
 IDENTITY: Kind[IdentityPublicKey] = from_text("base64, 44 characters", IdentityPublicKey.parse)
 

@@ -337,8 +337,14 @@ def _show_user_count(users: Mapping[str, Secret]) -> str:
 class ClientConfig:
     """The client: its server, its keys, and the proxies it offers to programs."""
 
-    server: Destination = attrs.field(
-        metadata=about(kinds.SERVER, "The server to connect to.", example='"example.com:443"')
+    server: tuple[Destination, ...] = attrs.field(
+        metadata=about(
+            kinds.many(kinds.SERVER, lone=True, least=1, most=MAX_ENDPOINTS),
+            "The server to connect to. Several addresses or ports of the same server (the same "
+            "`server_public_key`) are tried in the order of what worked last on the present "
+            "network.",
+            example='"example.com:443"',
+        )
     )
     server_public_key: PublicKey = attrs.field(
         metadata=about(

@@ -7,27 +7,26 @@ once when somebody asks for the tunnel after a pause or the machine wakes from s
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from phantom.core.backoff import backoff
 from phantom.core.budget import TokenBucket
+from phantom.core.endpoint_list import ServerEndpoint
 from phantom.core.session import BlockPool
 from phantom.core.wire import SESSION_ID_SIZE, GoawayReason
 from phantom.errors import PhantomError, SessionError
-from phantom.layer import switch_protocol
 from phantom.runtime import Runtime
 from phantom.telemetry import Meters, make_logger
+from phantom.tunnel.attempt import Connect, Race
+from phantom.tunnel.endpoints import KnownEndpoints
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.mux import MultiplexerProtocol, MuxLimits
-from phantom.tunnel.noise import InitiatorSettings, NoiseInitiator
 from phantom.tunnel.registry import Drain
-from phantom.tunnel.session import DeadEnd, Session
+from phantom.tunnel.session import Session
 
 log = make_logger()
 
@@ -48,9 +47,10 @@ QUICK_REDIAL_RATE = 0.5
 LONG_DRAIN = 3600.0
 #: A link is replaced at an age within this part of ``link_max_age``, at least and at most.
 AGE_SPREAD = (0.5, 1.5)
-#: A link that failed is left silently for this many seconds, at least and at most, before
-#: it is closed: closing at once would tell an attacker where in the stream it failed.
-LEAVE_AFTER = (5.0, 60.0)
+#: Seconds that open streams wait for their own host before another one, where they could not
+#: go on, may take the session's place: a cut is over by then, and a program that asked for a
+#: new connection still waits (``link_wait``).
+HOST_PATIENCE = 8.0
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -58,7 +58,6 @@ class DialerSettings:
     """What a dialer needs to know.
 
     Attributes:
-        initiator: Keys and ways of the handshake.
         limits: What the session may hold.
         keepalive: Seconds, see `FrameProtocol`.
         drain_timeout: Seconds streams may take to finish when the client stops.
@@ -66,7 +65,6 @@ class DialerSettings:
         link_max_age: Seconds after which, about, a link is replaced by a fresh one; 0 never.
     """
 
-    initiator: InitiatorSettings
     limits: MuxLimits
     keepalive: float
     drain_timeout: float
@@ -74,12 +72,30 @@ class DialerSettings:
     link_max_age: float = 0.0
 
 
+@attrs.frozen(slots=True)
+class Dialled:
+    """A link that came about.
+
+    Attributes:
+        link: The link.
+        endpoint: Where it leads.
+        network: Where this machine was.
+        since: When, on the clock of timers.
+    """
+
+    link: FrameProtocol
+    endpoint: ServerEndpoint
+    network: str
+    since: float
+
+
 class Dialer:
     """Keeps one session to the server alive, by one link after the other.
 
     Args:
         runtime: Clock and entropy.
-        endpoint: Makes the carrier's endpoint for one attempt.
+        known: The server's endpoints.
+        connect: See `phantom.tunnel.attempt.Connect`.
         settings: See `DialerSettings`.
         meters: Counts links.
 
@@ -90,12 +106,14 @@ class Dialer:
     def __init__(
         self,
         runtime: Runtime,
-        endpoint: Callable[[], IStreamClientEndpoint],
+        known: KnownEndpoints,
+        connect: Connect,
         settings: DialerSettings,
         meters: Meters,
     ) -> None:
         self._runtime = runtime
-        self._endpoint = endpoint
+        self._known = known
+        self._connect = connect
         self._settings = settings
         self._meters = meters
         self._pool = BlockPool()
@@ -105,7 +123,7 @@ class Dialer:
         self._instance = b""
         self._old: set[Session] = set()
         self._waiting: list[Deferred[MultiplexerProtocol]] = []
-        self._attempt: Attempt | None = None
+        self._attempt: Race | None = None
         self._retry: IDelayedCall | None = None
         self._look: IDelayedCall | None = None
         self._renewal: IDelayedCall | None = None
@@ -114,6 +132,8 @@ class Dialer:
         self._address = ""
         self._failures = 0
         self._link: FrameProtocol | None = None
+        # The newest link that came about, until its end is told to `known`.
+        self._dialled: Dialled | None = None
         self._progress = 0
         self._freezes = Freezes()
         self._quick = TokenBucket(QUICK_REDIAL_RATE, QUICK_REDIALS)
@@ -149,6 +169,7 @@ class Dialer:
         if self._attempt is not None:
             self._attempt.cancel()
             self._attempt = None
+        self._known.close()
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
             if not deferred.called:  # one that was told may cancel another
@@ -212,33 +233,76 @@ class Dialer:
     def _dial(self) -> None:
         if not self._running or self._attempt is not None:
             return
-        self._last_attempt = self._runtime.clock.seconds()
-        self._attempt = Attempt(
-            self._runtime, self._endpoint(), self._settings, self._link_up, self._link_failed
+        now = self._last_attempt = self._runtime.clock.seconds()
+        session, mux = self._session, self._mux
+        waits = session is not None and session.link is None
+        course = self._known.course(None if session is None else session.peer_key, hurry=waits)
+        first, later = course.endpoints, course.others
+        patience = 0.0
+        if waits and mux is not None and mux.streams:
+            patience = max(0.0, self._lost_at + HOST_PATIENCE - now)
+        if not first or (waits and not patience):
+            first, later = (*first, *later), ()
+        network = self._known.network
+        self._attempt = Race(
+            self._runtime,
+            first,
+            course.stagger,
+            self._connect,
+            self._settings.keepalive,
+            on_link=lambda link, endpoint: self._link_up(link, endpoint, network),
+            on_failure=self._link_failed,
+            on_miss=lambda endpoint: self._known.failed(endpoint, network),
         )
+        if waits and later:
+            self._attempt.add_later(later, patience)
         self._attempt.begin()
 
-    def _link_up(self, link: FrameProtocol) -> None:
+    def _link_up(self, link: FrameProtocol, endpoint: ServerEndpoint, network: str) -> None:
         self._attempt = None
         self.last_failure = None
         self._meters.count("link.up")
+        self._known.worked(endpoint, network)
+        self._dialled = Dialled(link, endpoint, network, self._runtime.clock.seconds())
         session = self._session
-        if session is not None and link.peer_instance != self._instance:
+        if session is not None and link.peer_key != session.peer_key:
+            self._leave_host(session)
+            session = None
+        elif session is not None and link.peer_instance != self._instance:
             # Whatever the old process held is gone; nobody should wait for it.
-            self._session = self._mux = None
-            self._old.add(session)
-            session.end(Failure(SessionError("the server was restarted")))
+            self._abandon(session, "the server was restarted")
             session = None
         if session is None:
             self._begin(link)
         else:
             session.resume(link, self._resumed)
 
+    def _leave_host(self, session: Session) -> None:
+        """Make way for a session on another host, where this one cannot go on."""
+        self._meters.count("session.moved")
+        if session.link is None:
+            self._abandon(session, "the server is reached at another host now")
+        else:
+            log.info("moving to another host; open connections end at the old one")
+            self._retire(None, LONG_DRAIN)
+
+    def _abandon(self, session: Session, why: str) -> None:
+        """End a session that nothing can resume, in favour of another one."""
+        count = len(self._mux.streams) if self._mux is not None else 0
+        self._session = self._mux = None
+        self._old.add(session)
+        log.info("session lost: {why}; {count} open connections are reset", why=why, count=count)
+        session.end(Failure(SessionError(why)))
+
     def _begin(self, link: FrameProtocol) -> None:
         log.info("link up after {ms} ms", ms=self._milliseconds_since(self._last_attempt))
         self._instance = link.peer_instance
         self._mux = MultiplexerProtocol(
-            self._runtime, self._settings.limits, client=True, on_goaway=self._goaway
+            self._runtime,
+            self._settings.limits,
+            client=True,
+            on_goaway=self._goaway,
+            on_endpoints=self._endpoints_pushed,
         )
         self._session = Session(
             self._runtime,
@@ -343,6 +407,12 @@ class Dialer:
         link, self._link = self._link, None
         if link is not None:
             self._freezes.link_lost(link)
+        dialled = self._dialled
+        if dialled is not None and (link is None or link is dialled.link):
+            # Without a link before, it is the new one that died before it could take over.
+            self._dialled = None
+            lived = self._runtime.clock.seconds() - dialled.since
+            self._known.lost(dialled.endpoint, dialled.network, lived)
         progress, self._progress = session.progress > self._progress, session.progress
         self._redial(progress)
 
@@ -375,6 +445,16 @@ class Dialer:
             self._retire(None, LONG_DRAIN)
             self._failures += 1  # the server may be restarting: not at once
             self._schedule()
+
+    def _endpoints_pushed(self, mux: MultiplexerProtocol, signed: bytes) -> None:
+        """The server has sent a list of its endpoints; perhaps this host is none any more."""
+        if not self._known.learn(signed) or mux is not self._mux:
+            return
+        session = self._session
+        if session is None or session.peer_key is None or self._known.trusts(session.peer_key):
+            return
+        log.info("the server has moved; dialling its new place")
+        self._runtime.at_turn_end(self._renew)
 
     def _retire(self, reason: GoawayReason | None, timeout: float) -> None:
         """Let the present session drain, beside its successor if there will be one."""
@@ -481,125 +561,3 @@ class Freezes:
                 max(self.LEAST[1], int(self._records * self.SHARE)),
             )
             link.on_allowance = replace
-
-
-class Attempt(DeadEnd):
-    """One attempt at a link: carrier, handshake, and then exactly one of two calls.
-
-    Args:
-        runtime: Clock and entropy.
-        endpoint: Where to connect.
-        settings: The dialer's.
-        on_link: Called with the link when it is up.
-        on_failure: Called with the reason otherwise; neither is called after `cancel`.
-    """
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        endpoint: IStreamClientEndpoint,
-        settings: DialerSettings,
-        on_link: Callable[[FrameProtocol], None],
-        on_failure: Callable[[Failure], None],
-    ) -> None:
-        self._runtime = runtime
-        self._endpoint = endpoint
-        self._settings = settings
-        self._on_link = on_link
-        self._on_failure = on_failure
-        self._connecting: Deferred[Any] | None = None
-        self._noise: NoiseInitiator | None = None
-        self._done = False
-
-    def begin(self) -> None:
-        """Connect."""
-        frames = FrameProtocol(self._runtime, self, self._settings.keepalive)
-        self._noise = NoiseInitiator(
-            self._runtime,
-            frames,
-            self._settings.initiator,
-            LateLeaver(self._runtime),
-            self._failed,
-        )
-        factory = _OneProtocol(self._noise)
-        connecting = self._endpoint.connect(factory)
-        connecting.addTimeout(self._settings.initiator.timeout, self._runtime.clock)
-        self._connecting = connecting
-        # Success is told by the handshake, not by the carrier.
-        connecting.addCallbacks(self._connected, self._failed)
-
-    def cancel(self) -> None:
-        """Give up."""
-        self._done = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-        if self._noise is not None:
-            self._noise.cancel()
-
-    def _connected(self, _protocol: Any) -> None:
-        self._connecting = None
-
-    def _failed(self, failure: Failure) -> None:
-        self._connecting = None
-        if self._done:
-            return  # cancelled, or told already; how the rest of it ends is of no interest
-        self._done = True
-        self._on_failure(failure)
-
-    # FrameReceiver, for the moment between the handshake and the session
-
-    def link_made(self, link: FrameProtocol) -> None:
-        """Hand the link over."""
-        self._connecting = None
-        if self._done:
-            link.abort()
-            return
-        self._done = True
-        link.receiver = DeadEnd()
-        self._on_link(link)
-
-
-class _OneProtocol(Factory):
-    noisy = False
-
-    def __init__(self, protocol: Any) -> None:
-        self._protocol = protocol
-
-    def buildProtocol(self, addr: Any) -> Any:
-        return self._protocol
-
-
-class LateLeaver:
-    """The client's `StrangerPolicy`: leave a failed link after a while, in silence.
-
-    Args:
-        runtime: Clock and entropy.
-    """
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    def __call__(self, transport: Any, received: bytes) -> None:
-        """Read and discard, then close after a random time."""
-        switch_protocol(transport, _Leaving(self._runtime))
-
-
-class _Leaving(Protocol):
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._timer: IDelayedCall | None = None
-
-    def connectionMade(self) -> None:
-        self._timer = self._runtime.call_later(self._runtime.uniform(*LEAVE_AFTER), self._leave)
-
-    def _leave(self) -> None:
-        self._timer = None
-        assert self.transport is not None
-        self.transport.loseConnection()
-
-    def dataReceived(self, data: bytes) -> None:
-        pass
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._timer is not None:
-            self._timer.cancel()

@@ -117,12 +117,14 @@ class MultiplexerProtocol:
         client: bool,
         acceptor: Acceptor | None = None,
         on_goaway: Callable[[MultiplexerProtocol, int], None] | None = None,
+        on_endpoints: Callable[[MultiplexerProtocol, bytes], None] | None = None,
     ) -> None:
         self._runtime = runtime
         self._limits = limits
         self._client = client
         self._acceptor = acceptor
         self._on_goaway = on_goaway
+        self._on_endpoints = on_endpoints
         self._session: Session | None = None
         self._pool = CreditPool(limits.session_memory, limits.max_streams)
         self._scheduler: Scheduler[Stream] = Scheduler()
@@ -214,6 +216,9 @@ class MultiplexerProtocol:
             self._open_received(stream_id, payload)
         elif kind == FrameType.GOAWAY:
             self._goaway_received(payload)
+        elif kind == FrameType.ENDPOINTS:
+            if self._on_endpoints is not None:
+                self._on_endpoints(self, bytes(payload))
         elif kind >= 0x40:
             pass  # sequenced and skippable
         elif stream is None:

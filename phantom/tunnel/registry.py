@@ -56,6 +56,7 @@ class SessionRegistry:
         attach_timeout: Seconds a link that passed the handshake may take to say ATTACH.
         meters: Counts sessions.
         detached: What sessions without a link may keep.
+        endpoints: The signed list of endpoints to push; empty for none.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class SessionRegistry:
         acceptor: Callable[[bytes], Acceptor],
         attach_timeout: float,
         meters: Meters,
+        endpoints: bytes = b"",
     ) -> None:
         self._runtime = runtime
         self._limits = limits
@@ -75,6 +77,7 @@ class SessionRegistry:
         self._acceptor = acceptor
         self._attach_timeout = attach_timeout
         self._meters = meters
+        self._endpoints = endpoints
         self._pool = BlockPool()
         self._sessions: dict[bytes, tuple[Session, MultiplexerProtocol]] = {}
         self._detached_limits = detached or DetachedLimits()
@@ -153,6 +156,8 @@ class SessionRegistry:
         self._meters.count("session.begun")
         log.info("session begun; {count} live", count=len(self._sessions))
         session.attach(link, attach)
+        if self._endpoints:
+            session.send(FrameType.ENDPOINTS, 0, self._endpoints)
 
     def _refuse(self, link: FrameProtocol, attach: Attach, status: AttachStatus) -> None:
         self._meters.count(f"session.refused.{status.name.lower()}")
@@ -223,6 +228,13 @@ class SessionRegistry:
                 deferred.callback(None)
 
     # -- operation ------------------------------------------------------------------------
+
+    def announce(self, endpoints: bytes) -> None:
+        """Push another signed list of endpoints, to everybody and at every beginning."""
+        self._endpoints = endpoints
+        if endpoints:
+            for session, _mux in self._sessions.values():
+                session.send(FrameType.ENDPOINTS, 0, endpoints)
 
     def revoke(self, allowed: Callable[[bytes], bool]) -> None:
         """End, at once, every session whose client is not allowed any more."""

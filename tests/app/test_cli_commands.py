@@ -94,7 +94,7 @@ def test_check_shows_what_is_in_effect_and_no_secret(tmp_path: Path) -> None:
     result = run("check", path)
     assert (result.exit_code, result.stderr) == (0, "")
     assert f"# the client's public key: {CLIENT.public()}\n" in result.stdout
-    assert '\nserver = "h:443"\n' in result.stdout
+    assert '\nserver = ["h:443"]\n' in result.stdout
     assert '\nwindow = "8 MiB"\n' in result.stdout
     assert '\nproxy_users = {"alice" = "(hidden)"}\n' in result.stdout
     assert CLIENT.export() not in result.stdout
@@ -270,5 +270,5 @@ def test_init_writes_where_the_client_looks(tmp_path: Path, monkeypatch) -> None
     monkeypatch.setattr("sys.platform", "linux")
     made = run("init", "client", "--server", "h:1", "--server-public-key", str(SERVER.public()))
     assert made.exit_code == 0, made.output
-    assert load_client(None).client.server.port == 1
+    assert load_client(None).client.server[0].port == 1
     assert "twistd -n phantom-client\n" in made.stdout

@@ -180,7 +180,7 @@ def test_a_folder_as_decoy(folder: Path) -> None:
 
 def test_a_minimal_client(folder: Path) -> None:
     client = load_client(write(folder / "c.toml", MINIMAL_CLIENT)).client
-    assert client.server == Destination("h", 443)
+    assert client.server == (Destination("h", 443),)
     assert client.server_public_key == SERVER
     assert str(client.socks5_listen) == "127.0.0.1:1080"
     assert str(client.http_listen) == "127.0.0.1:8080"
@@ -209,7 +209,7 @@ alice = "wonder"
 "b b" = "ü"
 """
     client = load_client(write(folder / "c.toml", text)).client
-    assert client.server == Destination(ip_address("2001:db8::1"), 443)
+    assert client.server == (Destination(ip_address("2001:db8::1"), 443),)
     assert client.http_listen is None
     assert client.tls_sni == "example.com"
     assert client.tls_pin is not None
@@ -248,7 +248,7 @@ def test_the_client_looks_where_configuration_is_kept(folder: Path, monkeypatch)
         '(name one with --config, or make one with "phantom init client")'
     )
     write(folder / "y", MINIMAL_CLIENT)
-    assert load_client(None).client.server == Destination("h", 443)
+    assert load_client(None).client.server == (Destination("h", 443),)
 
 
 # -- bad files --------------------------------------------------------------------------
@@ -564,17 +564,33 @@ def test_mistakes_in_a_client_file(text: str, message: str, folder: Path) -> Non
     ("server", "message"),
     [
         ('"h"', 'the port is missing (expected "host:port", for example "example.com:443")'),
-        ("[]", "the list is empty (name one server)"),
-        (
-            '["a:1", "b:2"]',
-            "2 servers are named, and several come in a later version (name one server)",
-        ),
+        ("[]", "the list is empty"),
         ("443", "expected a text in quotes, not a number"),
     ],
 )
 def test_mistakes_in_the_server_to_connect_to(server: str, message: str, folder: Path) -> None:
     path = write(folder / "c.toml", MINIMAL_CLIENT.replace('"h:443"', server))
     assert mistakes(load_client, path) == [f"{path}:2: client.server: {message}"]
+
+
+def test_several_servers(folder: Path) -> None:
+    text = MINIMAL_CLIENT.replace('"h:443"', '["h:443", "[2001:db8::1]:8443"]')
+    client = load_client(write(folder / "c.toml", text)).client
+    assert [str(server) for server in client.server] == ["h:443", "[2001:db8::1]:8443"]
+
+
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        ('["a:1", "b"]', 'server[1]: the port is missing (expected "host:port", for example '
+         '"example.com:443")'),
+        ('["a:1", "a:1"]', "server[1]: listed twice"),
+        (str([f"h{i}:1" for i in range(33)]), "server: at most 32 can be listed"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_list_of_servers(server: str, message: str, folder: Path) -> None:
+    path = write(folder / "c.toml", MINIMAL_CLIENT.replace('"h:443"', server))
+    assert mistakes(load_client, path) == [f"{path}:2: client.{message}"]
 
 
 def test_the_client_cannot_be_its_own_server(folder: Path) -> None:

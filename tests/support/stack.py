@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from phantom.address import Destination
 from phantom.core.admission import Admission
+from phantom.core.endpoint_list import ServerEndpoint
 from phantom.core.handshake import Cipher, Mode
 from phantom.core.replay import ReplayVerdict
 from phantom.errors import Outcome, RelayError, SessionError
@@ -23,6 +24,8 @@ from phantom.layer import switch_protocol
 from phantom.outbound.tunnel import TunnelOutbound
 from phantom.telemetry import Meters
 from phantom.tunnel.dialer import Dialer, DialerSettings
+from phantom.tunnel.endpoint_memory import MemoryFile
+from phantom.tunnel.endpoints import KnownEndpoints
 from phantom.tunnel.mux import MuxLimits
 from phantom.tunnel.noise import InitiatorSettings
 from phantom.tunnel.registry import SessionRegistry
@@ -143,20 +146,65 @@ class NoReplays:
 
 @implementer(IStreamClientEndpoint)
 class MemoryEndpoint:
-    """Connects to a factory through a pipe, or refuses."""
+    """Connects to a host's factory through a pipe, or does what `Stack.scripts` says."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, endpoint: ServerEndpoint) -> None:
         self._stack = stack
+        self._name = str(endpoint.host)
+        self._key = endpoint.public_key
 
     def connect(self, factory: Any) -> Deferred[Any]:
         stack = self._stack
         stack.attempts.append(stack.clock.seconds())
-        if stack.refuse:
+        stack.dialled.append(self._name)
+        script = stack.scripts.get(self._name, "works")
+        if stack.refuse or script == "refuse":
             return fail(ConnectionRefusedError())
+        if script == "silent":
+            return Deferred()
         protocol = factory.buildProtocol(None)
-        pipe = join(stack.clock, protocol, stack.factory.buildProtocol(None), delay=stack.delay)
+        host = stack.hosts.get(self._key)
+        server = stack.factory if host is None else host.factory
+        pipe = join(stack.clock, protocol, server.buildProtocol(None), delay=stack.delay)
         stack.pipes.append(pipe)
+        stack.pipes_to.setdefault(self._name, []).append(pipe)
+        if script == "mute":
+            pipe.stall()
         return succeed(protocol)
+
+
+def at(name: str, key: bytes = SERVER_PUBLIC) -> ServerEndpoint:
+    """Return an endpoint of the server, by a name that `Stack.scripts` knows."""
+    return ServerEndpoint(host=name, port=443, public_key=key)
+
+
+class Host:
+    """A server's process on another host, with a key of its own."""
+
+    def __init__(self, stack: Stack, seed: int) -> None:
+        self.private, self.public = keypair(seed)
+        self.registry = SessionRegistry(
+            stack.runtime,
+            MuxLimits(),
+            max_links=4,
+            acceptor=stream_acceptor(lambda key: stack.destinations, stack.runtime),
+            attach_timeout=10,
+            meters=stack.meters,
+        )
+        self.factory = TunnelFactory(
+            stack.runtime,
+            self.registry,
+            Gate(frozenset({CLIENT_PUBLIC}), NoReplays(), stack.runtime, stack.meters),
+            private_key=self.private,
+            public_key=self.public,
+            mode=Mode.BARE,
+            stranger=stack.strangers,
+            drain=stack.drain,
+            handshake_timeout=10,
+            keepalive=20,
+            admission=stack.admission,
+            meters=stack.meters,
+        )
 
 
 class Stack:
@@ -164,8 +212,13 @@ class Stack:
 
     Attributes:
         refuse: Whether the carrier refuses to connect.
+        scripts: What the endpoints of a name do: "works", "refuse", "silent" (no connection
+            comes about), "mute" (a connection on which nothing moves).
+        hosts: Further hosts, by their public keys.
         attempts: When the client dialled.
+        dialled: The names it dialled.
         pipes: The connections made, in order.
+        pipes_to: The same by name.
     """
 
     def __init__(
@@ -177,6 +230,9 @@ class Stack:
         link_wait: float = 15.0,
         delay: float = 0.01,
         limits: MuxLimits | None = None,
+        endpoints: Sequence[ServerEndpoint] = (),
+        identity: bytes | None = None,
+        file: MemoryFile | None = None,
     ) -> None:
         self.clock = Clock()
         self.time = FakeTime(self.clock)
@@ -184,7 +240,11 @@ class Stack:
         self.delay = delay
         self.refuse = False
         self.attempts: list[float] = []
+        self.dialled: list[str] = []
         self.pipes: list[Pipe] = []
+        self.pipes_to: dict[str, list[Pipe]] = {}
+        self.scripts: dict[str, str] = {}
+        self.hosts: dict[bytes, Host] = {}
         self.meters, self.client_meters = Meters(), Meters()
         self.destinations = Destinations(self.clock)
         limits = limits or MuxLimits()
@@ -192,27 +252,46 @@ class Stack:
         self.admission = Admission(64, 64)
         self.strangers, self.drain = Silence(), Silence()
         self._allowed = allowed
+        self._endpoints = endpoints or (at("server.example"),)
+        self._identity, self._file = identity, file
+        self._early_reply, self._link_wait = early_reply, link_wait
         self.start_server()
+        self.start_client()
+
+    def start_client(self) -> None:
+        """Begin a client's process: it knows what its file says, and what it remembers."""
+        self.known = KnownEndpoints(
+            self.runtime,
+            self._endpoints,
+            self.client_meters,
+            identity=self._identity,
+            file=self._file,
+        )
         self.dialer = Dialer(
             self.runtime,
-            lambda: MemoryEndpoint(self),
-            DialerSettings(
-                initiator=InitiatorSettings(
-                    private_key=CLIENT,
-                    server_key=SERVER_PUBLIC,
-                    cipher=Cipher.AESGCM,
-                    mode=mode,
-                    host="example.com",
-                ),
-                limits=limits,
-                keepalive=20,
-                drain_timeout=1,
-            ),
+            self.known,
+            self._connect,
+            DialerSettings(limits=self._limits, keepalive=20, drain_timeout=1),
             self.client_meters,
         )
         self.outbound = TunnelOutbound(
-            self.runtime, self.dialer, early_reply=early_reply, link_wait=link_wait
+            self.runtime, self.dialer, early_reply=self._early_reply, link_wait=self._link_wait
         )
+
+    def _connect(self, endpoint: ServerEndpoint) -> tuple[MemoryEndpoint, InitiatorSettings]:
+        return MemoryEndpoint(self, endpoint), InitiatorSettings(
+            private_key=CLIENT,
+            server_key=endpoint.public_key,
+            cipher=Cipher.AESGCM,
+            mode=self._mode,
+            host="example.com",
+        )
+
+    def add_host(self, seed: int) -> Host:
+        """Begin a server's process on another host."""
+        host = Host(self, seed)
+        self.hosts[host.public] = host
+        return host
 
     def start_server(self) -> None:
         """Begin a server's process: it knows no session."""

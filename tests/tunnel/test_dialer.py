@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 from support.runtime import fake_runtime
-from support.stack import CLIENT_PUBLIC, Stack
+from support.stack import CLIENT_PUBLIC, Stack, at
 from support.tunnel import SOMEWHERE, Recorder
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
@@ -209,7 +209,11 @@ def test_stopping_in_the_middle_of_an_attempt() -> None:
 def test_stopping_while_the_carrier_connects_is_quiet(host: str) -> None:
     stack = Stack()
     network = fake_runtime(MemoryReactorClock())
-    stack.dialer._endpoint = lambda: client_endpoint(network, host, 443, None)
+    connect = stack.dialer._connect
+    stack.dialer._connect = lambda endpoint: (
+        client_endpoint(network, host, 443, None),
+        connect(endpoint)[1],
+    )
     stack.dialer.start()
     stack.run(0.1)
     assert stack.dialer.stop().called
@@ -230,11 +234,7 @@ def test_one_request_may_cancel_another_when_the_link_comes() -> None:
 
 
 def test_a_server_key_that_is_no_key_is_told_at_once() -> None:
-    stack = Stack()
-    settings = stack.dialer._settings
-    stack.dialer._settings = attrs.evolve(
-        settings, initiator=attrs.evolve(settings.initiator, server_key=bytes(32))
-    )
+    stack = Stack(endpoints=[at("server.example", bytes(32))])
     stack.dialer.start()
     stack.run(1)
     assert stack.dialer.last_failure is not None
