@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
 
@@ -114,7 +115,7 @@ class ServerService(MultiService):
             resolve_timeout=config.resolve_timeout,
             connections=Limits(config.max_connections, config.max_connections_per_client),
         )
-        self._announced = _announced(config, 0)
+        self._announced = _announced(config, config)
         self.registry = SessionRegistry(
             runtime,
             MuxLimits(
@@ -131,7 +132,7 @@ class ServerService(MultiService):
                 memory=config.detached_memory,
             ),
             meters=self.meters,
-            endpoints=_signed(runtime, config),
+            endpoints=_signed(runtime, self._announced, config),
         )
         self._replay = _replay_file(runtime, config)
         self._gate = Gate(_allowed(config), self._replay, runtime, self.meters)
@@ -224,7 +225,7 @@ class ServerService(MultiService):
 
     def _announce(self, config: ServerConfig) -> None:
         """Push the list of endpoints if it has changed."""
-        old, new = self._announced, _announced(config, 0)
+        old, new = self._announced, _announced(config, self._config)
         if new == old:
             return
         if old is not None and new is not None and new.version <= old.version:
@@ -234,7 +235,7 @@ class ServerService(MultiService):
             )
             return
         self._announced = new
-        self.registry.announce(_signed(self._runtime, config))
+        self.registry.announce(_signed(self._runtime, new, config))
 
     async def _stop(self) -> None:
         await super().stopService()
@@ -249,20 +250,26 @@ class ServerService(MultiService):
         return Deferred.fromCoroutine(self._stop())
 
 
-def _announced(config: ServerConfig, issued: int) -> EndpointList | None:
+def _announced(config: ServerConfig, running: ServerConfig) -> EndpointList | None:
+    """Return the list of endpoints that `config` asks for, not dated; None without one.
+
+    Args:
+        config: The settings as read last.
+        running: Those in effect: a reload changes neither the host's key nor its carrier.
+    """
     if not config.endpoints or config.endpoints_version is None:
         return None
-    tls = config.tls_cert is not None
-    own_key = config.private_key.public()
-    return announced_list(config.endpoints, config.endpoints_version, issued, own_key, tls)
+    tls = running.tls_cert is not None
+    own_key = running.private_key.public()
+    return announced_list(config.endpoints, config.endpoints_version, 0, own_key, tls)
 
 
-def _signed(runtime: Runtime, config: ServerConfig) -> bytes:
+def _signed(runtime: Runtime, endpoints: EndpointList | None, config: ServerConfig) -> bytes:
     """Return the signed list of endpoints to push; nothing when there is none."""
-    endpoints = _announced(config, int(runtime.wall_time()))
     if endpoints is None or config.identity_key is None:
         return b""
-    return sign(endpoints, config.identity_key.raw)
+    dated = attrs.evolve(endpoints, issued=int(runtime.wall_time()))
+    return sign(dated, config.identity_key.raw)
 
 
 def _policy(config: ServerConfig) -> EgressPolicy:
