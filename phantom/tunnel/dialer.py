@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from phantom.core.backoff import backoff
 from phantom.core.budget import TokenBucket
+from phantom.core.freezes import Freezes
 from phantom.core.endpoint_list import ServerEndpoint
 from phantom.core.session import BlockPool
 from phantom.core.wire import SESSION_ID_SIZE, GoawayReason
@@ -345,7 +346,9 @@ class Dialer:
         session = self._session
         if session is not None and session.link is not None:
             self._link = session.link
-            self._freezes.watch(session.link, self._renew)
+            session.link.hasty = self._freezes.suspected
+            session.link.allowance = self._freezes.allowance
+            session.link.on_allowance = self._renew
         self._serve_waiting()
 
     def _renew(self) -> None:
@@ -406,7 +409,7 @@ class Dialer:
             )
         link, self._link = self._link, None
         if link is not None:
-            self._freezes.link_lost(link)
+            self._freezes.link_lost(link.received, link.records, fell_silent=link.fell_silent)
         dialled = self._dialled
         if dialled is not None and (link is None or link is dialled.link):
             # Without a link before, it is the new one that died before it could take over.
@@ -517,47 +520,3 @@ class Dialer:
         else:
             self._failures = 0
             self._dial_instead_of_waiting()
-
-
-class Freezes:
-    """What was learned about a path on which links fall silent after a few kilobytes.
-
-    Some censors let 16 to 20 KB of a connection through, or about 25 packets, and then
-    nothing, without a reset (Russia, 2025).  When links die so, again and again, the next
-    ones are replaced before they reach that point, and the stall does not happen.
-    """
-
-    #: A link that brought more than this does not suffer from it.
-    SUSPECT = 128 * 1024
-    #: Part of what came through last time after which a link is replaced.
-    SHARE = 0.6
-    #: Least allowance: bytes and records of a link that has just been attached.
-    LEAST = (2048, 4)
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._bytes = 0
-        self._records = 0
-
-    def link_lost(self, link: FrameProtocol) -> None:
-        """Learn from a link's end."""
-        if link.received >= self.SUSPECT:
-            self._count = 0
-        elif link.fell_silent:
-            self._count += 1
-            self._bytes, self._records = link.received, link.records
-
-    def watch(self, link: FrameProtocol, replace: Callable[[], None]) -> None:
-        """Have a link replaced in time, if links freeze here.
-
-        Args:
-            link: Has just taken over.
-            replace: Makes the next one.
-        """
-        link.hasty = self._count > 0
-        if self._count > 1:
-            link.allowance = (
-                max(self.LEAST[0], int(self._bytes * self.SHARE)),
-                max(self.LEAST[1], int(self._records * self.SHARE)),
-            )
-            link.on_allowance = replace

@@ -1,0 +1,57 @@
+"""What was learned about a path on which links fall silent after a few kilobytes.
+
+Some censors let 16 to 20 KB of a connection through, or about 25 packets, and then nothing,
+without a reset (reported from Russia, 2025).  When links die so, again and again, the next
+ones are replaced before they reach that point, and the stall does not happen.
+"""
+
+from __future__ import annotations
+
+#: A link that brought more bytes than this does not suffer from it: the tightest rule known
+#: stops at 16 KB, and eight times that leaves room for laxer ones.
+SUSPECT = 128 * 1024
+#: How many links in a row must fall silent before the next ones are replaced in time: one
+#: alone may be a network that went away.
+ENOUGH = 2
+#: Part of what came through last time after which a link is replaced: the new one's
+#: handshake has to fit what is left.
+SHARE = 0.6
+#: Least allowance, bytes and records: a link that has just been attached has that behind it.
+LEAST = (2048, 4)
+
+
+class Freezes:
+    """Counts links that fell silent early, on one network."""
+
+    __slots__ = ("_bytes", "_count", "_records")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._bytes = 0
+        self._records = 0
+
+    def link_lost(self, received: int, records: int, *, fell_silent: bool) -> None:
+        """Learn from a link's end.
+
+        Args:
+            received: Bytes it had brought.
+            records: Records it had carried, either way.
+            fell_silent: Whether it was given up because nothing came any more.
+        """
+        if received >= SUSPECT:
+            self._count = 0
+        elif fell_silent:
+            self._count += 1
+            self._bytes, self._records = received, records
+
+    @property
+    def suspected(self) -> bool:
+        """Whether silence should be judged sooner than elsewhere."""
+        return self._count > 0
+
+    @property
+    def allowance(self) -> tuple[int, int] | None:
+        """Bytes received and records after which a link is to be replaced; None for never."""
+        if self._count < ENOUGH:
+            return None
+        return max(LEAST[0], int(self._bytes * SHARE)), max(LEAST[1], int(self._records * SHARE))
