@@ -6,8 +6,6 @@ once when somebody asks for the tunnel after a pause or the machine wakes from s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -15,8 +13,8 @@ from twisted.python.failure import Failure
 
 from phantom.core.backoff import backoff
 from phantom.core.budget import TokenBucket
-from phantom.core.freezes import Freezes
 from phantom.core.endpoint_list import ServerEndpoint
+from phantom.core.freezes import Freezes
 from phantom.core.session import BlockPool
 from phantom.core.wire import SESSION_ID_SIZE, GoawayReason
 from phantom.errors import PhantomError, SessionError
