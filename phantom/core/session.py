@@ -83,15 +83,17 @@ class Run:
         end: Offset behind the last frame.
         first: Sequence number of the first frame.
         frames: How many frames.
+        long: Whether one of them may be too long for a new link.
     """
 
-    __slots__ = ("block", "end", "first", "frames", "start")
+    __slots__ = ("block", "end", "first", "frames", "long", "start")
 
     def __init__(self, block: Block, first: int) -> None:
         self.block = block
         self.start = self.end = block.cursor
         self.first = first
         self.frames = 0
+        self.long = False
 
     def frame_end(self, start: int) -> int:
         """Return the offset behind the frame at `start`."""
@@ -105,6 +107,7 @@ class Run:
         """
         front = Run(self.block, self.first)
         front.start = front.end = self.start
+        front.long = self.long
         while front.frames < self.frames:
             end = self.frame_end(front.end)
             if front.frames and end - front.start > limit:
@@ -232,6 +235,8 @@ class SendLog:
             position = stop
         run.end = run.block.cursor = position
         run.frames += 1
+        if length > SMALL_PAYLOAD and kind == FrameType.DATA:
+            run.long = True
         self.next_sequence += 1
         self.size += size
 
@@ -307,7 +312,8 @@ class SendLog:
         """Prepare to send again on a new link what the peer does not have.
 
         Long frames are cut: the peer counts nothing of older links any more, so what it
-        does not have may be numbered anew.
+        does not have may be numbered anew.  Everything else stays where it lies: a byte is
+        copied once, however often a peer resumes.
 
         Args:
             received: How many frames the peer says it has.
@@ -328,13 +334,36 @@ class SendLog:
             runs.append(self._open)
         self._retained.clear()
         self._unsent.clear()
-        self._open = self._block = None
+        self._open = None
         self.sent = self.next_sequence = received
-        self.size = 0
         for run in runs:
-            self._append_again(run)
-            self._release(run.block)
+            if run.long:
+                self.size -= run.end - run.start
+                self._append_again(run)
+                self._release(run.block)
+            else:
+                self._keep(run)
         return again
+
+    def _keep(self, run: Run) -> None:
+        """Put a run at the end of the log as it is, or join it to its neighbour."""
+        if self._open is not None:
+            self._unsent.append(self._open)
+            self._open = None
+        last = self._unsent[-1] if self._unsent else None
+        if (
+            last is not None
+            and last.block is run.block
+            and last.end == run.start
+            and run.end - last.start <= MAX_RECORD_PLAINTEXT
+        ):
+            last.end = run.end
+            last.frames += run.frames
+            run.block.live -= 1
+        else:
+            run.first = self.next_sequence
+            self._unsent.append(run)
+        self.next_sequence += run.frames
 
     def _append_again(self, run: Run) -> None:
         """Copy a run's frames, long ones in pieces, to the end of the log."""
@@ -345,8 +374,8 @@ class SendLog:
             kind = view[start]
             stream_id = int.from_bytes(view[start + 1 : start + 4], "big")
             payload = view[start + HEADER_SIZE : end]
-            if kind == FrameType.DATA and len(payload) > SMALL_PAYLOAD:
-                for cut in range(0, len(payload), SMALL_PAYLOAD):
+            if kind == FrameType.DATA:
+                for cut in range(0, len(payload) or 1, SMALL_PAYLOAD):
                     self.append(kind, stream_id, payload[cut : cut + SMALL_PAYLOAD])
             else:
                 self.append(kind, stream_id, payload)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,9 @@ from phantom.core.session import (
     BLOCK_SIZE,
     MAX_RETAINED_BYTES,
     MAX_RETAINED_FRAMES,
+    POOLED_BLOCKS,
     SMALL_RECORD,
+    Block,
     BlockPool,
     ReceiveLog,
     SendLog,
@@ -141,6 +145,70 @@ def test_what_goes_again_goes_in_small_frames() -> None:
     log.acknowledge(log.next_sequence)
     assert log.size == 0 and log._block is None
     assert all(block.live == 0 for block in pool._spare)
+
+
+class CountingPool(BlockPool):
+    """Counts the blocks it gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given = 0
+
+    def acquire(self) -> Block:
+        self.given += 1
+        return super().acquire()
+
+
+@pytest.mark.parametrize("size", [4, 1000, MAX_PAYLOAD])
+def test_a_peer_that_resumes_for_ever_has_a_byte_copied_once(size: int) -> None:
+    pool = CountingPool()
+    log = SendLog(pool)
+    for _ in range(min(3000, MAX_RETAINED_BYTES // size)):
+        log.append(FrameType.DATA, 1, bytes(size))
+    drain(log)
+    log.rewind(0)
+    expected = payloads(drain(log, SMALL_RECORD))
+    given = pool.given
+    for _ in range(100 if size < MAX_PAYLOAD else 10):
+        log.rewind(0)
+        drain(log, SMALL_RECORD)
+    assert pool.given == given
+    log.rewind(0)
+    assert payloads(drain(log)) == expected
+    log.acknowledge(log.next_sequence)
+    assert log.size == 0 and log._block is None
+    assert len(pool._spare) == min(given, POOLED_BLOCKS)
+
+
+@given(st.data())
+def test_the_log_stays_whole_whatever_happens_to_it(data: st.DataObject) -> None:
+    """Its runs follow one another, and each block knows how many of them it holds."""
+    pool = CountingPool()
+    log = SendLog(pool)
+    for _ in range(data.draw(st.integers(1, 30))):
+        match data.draw(st.sampled_from(["append", "take", "acknowledge", "rewind"])):
+            case "append":
+                kind = data.draw(st.sampled_from([FrameType.DATA, FrameType.WINDOW_UPDATE]))
+                log.append(kind, 1, bytes(data.draw(st.sampled_from([1, 400, 4090, 4091, 60_000]))))
+            case "take":
+                log.take(data.draw(st.sampled_from([SMALL_RECORD, MAX_RECORD_PLAINTEXT])))
+            case "acknowledge":
+                log.acknowledge(data.draw(st.integers(log.acknowledged, log.sent)))
+            case "rewind":
+                log.rewind(data.draw(st.integers(log.acknowledged, log.sent)))
+        runs = [*log._retained, *log._unsent, *([log._open] if log._open else [])]
+        number = log.acknowledged
+        live: Counter[Block] = Counter()
+        for run in runs:
+            assert run.first == number
+            number += run.frames
+            live[run.block] += 1
+        assert number == log.next_sequence
+        assert log.size == sum(run.end - run.start for run in runs)
+        assert all(block.live == count for block, count in live.items())
+    log.close()
+    assert len(pool._spare) == len({id(block) for block in pool._spare})
+    assert log._block is None and all(block.live == 0 for block in pool._spare)
 
 
 def test_a_late_link_repeats_harmlessly_and_a_gap_is_refused() -> None:
