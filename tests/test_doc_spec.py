@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from phantom.config.schema import ServerConfig
-from phantom.core import handshake, opening, session, wire
+from phantom.core import freshness, handshake, opening, session, wire
 from phantom.core.stream import TRANSITIONS, Event
 from phantom.crypto import kdf
 from phantom.crypto.records import RecordSealer
 from phantom.errors import EXPLANATIONS, Outcome
-from phantom.tunnel import frame, mux, registry
+from phantom.tunnel import acknowledge, frame, mux, registry
 from phantom.tunnel import session as tunnel_session
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,10 +113,10 @@ def test_numbers_of_wire() -> None:
     sessions = flat(WIRE, "Sessions")
     for number in (
         f"{session.MAX_RETAINED_BYTES // 2**20} MiB or {session.MAX_RETAINED_FRAMES} frames",
-        f"{tunnel_session.ACK_BYTES // 1024} KiB, {tunnel_session.ACK_FRAMES} frames or "
-        f"{tunnel_session.ACK_DELAY * 1000:.0f} ms",
-        f"nothing is acknowledged for {tunnel_session.STALL_TIMEOUT:.0f} s",
-        f"only after {tunnel_session.STALL_LIMIT:.0f} s",
+        f"{acknowledge.ACK_BYTES // 1024} KiB, {acknowledge.ACK_FRAMES} frames or "
+        f"{acknowledge.ACK_DELAY * 1000:.0f} ms",
+        f"nothing is acknowledged for {acknowledge.STALL_TIMEOUT:.0f} s",
+        f"only after {acknowledge.STALL_LIMIT:.0f} s",
         f"for a moment more ({tunnel_session.SUPERSEDED_LINGER:.0f} s here)",
         f"DATA is cut to {session.SMALL_PAYLOAD} bytes",
         f"`detached_timeout`, {registry.DETACHED_TIMEOUT:.0f} s by default",
@@ -150,8 +150,8 @@ def test_small_records_on_new_links() -> None:
     text = flat(WIRE, "New links")
     assert f"at most {session.SMALL_RECORD} bytes" in text
     assert (
-        f"until {tunnel_session.FRESH_BYTES // 1024} KiB of them have been sent and acknowledged "
-        f"within {tunnel_session.FRESH_TIME:.0f} s" in text
+        f"until {freshness.FRESH_BYTES // 1024} KiB of them have been sent and acknowledged "
+        f"within {freshness.FRESH_TIME:.0f} s" in text
     )
 
 

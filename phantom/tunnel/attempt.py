@@ -15,9 +15,8 @@ from phantom.core.endpoint_list import ServerEndpoint
 from phantom.errors import ConfigurationError, HandshakeError
 from phantom.layer import switch_protocol
 from phantom.runtime import Runtime
-from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.frame import DeadEnd, FrameProtocol
 from phantom.tunnel.noise import InitiatorSettings, NoiseInitiator
-from phantom.tunnel.session import DeadEnd
 
 #: A link that failed is left silently for this many seconds, at least and at most, before
 #: it is closed: closing at once would tell an attacker where in the stream it failed.

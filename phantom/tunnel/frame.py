@@ -356,3 +356,29 @@ class FrameProtocol:
         if self._ping is not None and payload == self._ping[0]:
             self.round_trip = self._runtime.clock.seconds() - self._ping[1]
             self._ping = None
+
+
+class DeadEnd:
+    """A `FrameReceiver` for links whose session is over: takes nothing, minds nothing."""
+
+    #: Nobody waits for anything here.
+    expects = False
+
+    def link_made(self, link: FrameProtocol) -> None:
+        """Ignore."""
+
+    def frame_received(self, link: Any, kind: int, stream_id: int, payload: memoryview) -> None:
+        """Ignore."""
+
+    def record_done(self, link: FrameProtocol) -> None:
+        """Ignore."""
+
+    def link_ready(self, link: FrameProtocol) -> None:
+        """Ignore."""
+
+    def protocol_failed(self, link: FrameProtocol, error: RemoteProtocolError) -> None:
+        """Drop the link."""
+        link.abort()
+
+    def link_lost(self, link: FrameProtocol, reason: Failure) -> None:
+        """Ignore."""

@@ -9,23 +9,19 @@ sends by at most one link (later: one a lane).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from phantom.core.budget import TokenBucket
+from phantom.core.freshness import Freshness
 from phantom.core.session import (
-    SMALL_PAYLOAD,
-    SMALL_RECORD,
     BlockPool,
     LinkCursor,
     ReceiveLog,
     SendLog,
 )
 from phantom.core.wire import (
-    MAX_PAYLOAD,
-    MAX_RECORD_PLAINTEXT,
     Attach,
     AttachStatus,
     FrameType,
@@ -37,35 +33,17 @@ from phantom.core.wire import (
 from phantom.errors import RemoteProtocolError, SessionError
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
-from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.acknowledge import Acknowledger, StallWatch
+from phantom.tunnel.frame import DeadEnd, FrameProtocol
 
 log = make_logger()
 
-#: Acknowledge after this many received bytes: measured at no cost beside less frequent
-#: ones, and it keeps the peer's log within a few blocks (doc/adr/0003).
-ACK_BYTES = 256 * 1024
-#: ... or after this many seconds: long enough that a ping-pong is not doubled in records,
-#: short enough that the peer's memory is not held for an idle stream.
-ACK_DELAY = 0.02
-#: ... or after this many frames, so that a peer with tiny frames never meets its frame cap.
-ACK_FRAMES = 4096
 #: Acknowledgements a peer may send at once, and a second: at 256 KiB each that is more than
 #: 10 GB/s, and ours come no faster than records do.
 ACK_BURST = 65_536
 ACK_RATE = 40_000.0
 #: Seconds that a superseded link is still read, and what it brings dropped.
 SUPERSEDED_LINGER = 3.0
-#: Bytes a link carries in small records, and sees acknowledged, before it is trusted with
-#: large ones: four times what the tightest censor known lets through (see SMALL_RECORD).
-FRESH_BYTES = 64 * 1024
-#: ... and the seconds within which that must happen: on a slower link a large record would
-#: stand before a keystroke for seconds, and nothing be heard of the peer meanwhile.
-FRESH_TIME = 2.0
-#: Seconds without any acknowledgement of sent frames after which a link that is silent counts
-#: as dead ...
-STALL_TIMEOUT = 30.0
-#: ... and one on which the peer is heard: at 600 bytes a second a whole record takes as long.
-STALL_LIMIT = 4 * STALL_TIMEOUT
 #: Records written in one go before the reactor gets its turn: an unbounded loop would never
 #: read the acknowledgements that free its memory.
 RECORDS_A_TURN = 8
@@ -154,15 +132,10 @@ class Session:
         self._on_attached: Callable[[int], None] | None = None
         self._flush_due = False
         self._flushing = False
-        self._fresh = False
         self._acks = TokenBucket(ACK_RATE, ACK_BURST)
-        self._unacked_bytes = 0
-        self._acked = 0
-        self._ack_timer: IDelayedCall | None = None
-        self._stall_timer: IDelayedCall | None = None
-        self._stall_mark = 0
-        self._stall_since = 0.0
-        self._stall_received = 0
+        self._acknowledger = Acknowledger(runtime, self._received, self._send_ack)
+        self._stall = StallWatch(runtime, self._log, lambda: self.link)
+        self._fresh = Freshness(runtime.clock.seconds())
         source.session_made(self)
 
     # -- links ------------------------------------------------------------------------
@@ -182,7 +155,7 @@ class Session:
         self._propose(link)
         self._on_attached = on_attached
         self.link = link
-        self._freshness()
+        self._trust_anew()
         self._flush()
 
     def resume(self, link: FrameProtocol, on_attached: Callable[[int], None]) -> None:
@@ -248,32 +221,24 @@ class Session:
         """Send by `link` from now on, and leave its predecessor."""
         old, self.link = self.link, link
         self._cursors = {link: cursor}
-        self._freshness()
-        self._acked = self._announced
-        self._unacked_bytes = 0
+        self._trust_anew()
+        self._acknowledger.announced(self._announced)
         if old is not None and old is not link:
             # Read on for a moment: closing over unread data would send a reset.
             old.receiver = DeadEnd()
             self._runtime.call_later(SUPERSEDED_LINGER, old.lose)
         self._flush()
 
-    def _freshness(self) -> None:
+    def _trust_anew(self) -> None:
         """A new link has yet to show that more than a few kilobytes pass, and quickly."""
-        self._fresh = True
-        self._fresh_bytes = FRESH_BYTES
-        self._fresh_until: int | None = None
-        self._fresh_since = self._runtime.clock.seconds()
-        self._log.frame_limit = SMALL_PAYLOAD
+        self._fresh = Freshness(self._runtime.clock.seconds())
+        self._log.frame_limit = self._fresh.frame_limit
 
     def _acknowledged(self, received: int) -> None:
         self._log.acknowledge(received)
-        if not self._fresh or self._fresh_until is None or received < self._fresh_until:
-            return
-        if self._runtime.clock.seconds() - self._fresh_since <= FRESH_TIME:
-            self._fresh = False
-            self._log.frame_limit = MAX_PAYLOAD
-        else:
-            self._freshness()
+        if not self._fresh.trusted:
+            self._fresh.acknowledged(received, self._runtime.clock.seconds())
+            self._log.frame_limit = self._fresh.frame_limit
 
     # -- from the link (FrameReceiver) --------------------------------------------------
 
@@ -295,7 +260,7 @@ class Session:
                 self._answered(link, kind, payload)
         elif is_sequenced(kind):
             if cursor.accept():
-                self._unacked_bytes += len(payload)
+                self._acknowledger.frame_taken(len(payload))
                 self._source.frame_received(kind, stream_id, payload)
         elif kind == FrameType.ACK:
             if not self._acks.spend(self._runtime.clock.seconds()):
@@ -333,12 +298,7 @@ class Session:
         """Acknowledge when enough has come in, and send what the record set free."""
         if self.ended:
             return
-        due = self._received.received - self._acked
-        if due:
-            if self._unacked_bytes >= ACK_BYTES or due >= ACK_FRAMES:
-                self._send_ack()
-            elif self._ack_timer is None:
-                self._ack_timer = self._runtime.call_later(ACK_DELAY, self._ack_due)
+        self._acknowledger.record_done()
         if self._log.has_unsent:
             self.wake()
 
@@ -369,10 +329,8 @@ class Session:
 
     def _detached(self, reason: Failure) -> None:
         """Hold still until a new link comes; whoever made the session bounds how long."""
-        for timer in (self._ack_timer, self._stall_timer):
-            if timer is not None:
-                timer.cancel()
-        self._ack_timer = self._stall_timer = None
+        self._acknowledger.stop()
+        self._stall.stop()
         if self.ended:
             return
         if self._source.finished:
@@ -431,8 +389,8 @@ class Session:
             return
         if self._log.overflowing:
             self.end(Failure(SessionError("the peer acknowledges nothing")))
-        elif records and self._stall_timer is None:
-            self._watch_stall()
+        elif records:
+            self._stall.sent()
 
     def _send_records(self) -> int:
         """Write records until the link is full, nothing waits, or the turn's share is done."""
@@ -448,55 +406,18 @@ class Session:
                 link = self.link  # producing calls streams, and they may end anything
                 if link is None:
                     break
-            record = send_log.take(SMALL_RECORD if self._fresh else MAX_RECORD_PLAINTEXT)
+            record = send_log.take(self._fresh.record_limit)
             if record is None:
                 break
-            if self._fresh and self._fresh_until is None:
-                if self._fresh_bytes == FRESH_BYTES:
-                    self._fresh_since = self._runtime.clock.seconds()
-                self._fresh_bytes -= len(record)
-                if self._fresh_bytes <= 0:
-                    self._fresh_until = send_log.sent
+            if not self._fresh.trusted:
+                self._fresh.sent(len(record), send_log.sent, self._runtime.clock.seconds())
             link.send_record(record)
             records += 1
         return records
 
-    # -- acknowledgement and stall --------------------------------------------------------
-
-    def _ack_due(self) -> None:
-        self._ack_timer = None
-        if self._received.received != self._acked:
-            self._send_ack()
-
-    def _send_ack(self) -> None:
-        if self._ack_timer is not None:
-            self._ack_timer.cancel()
-            self._ack_timer = None
-        self._acked = self._received.received
-        self._unacked_bytes = 0
+    def _send_ack(self, received: int) -> None:
         if self.link is not None:
-            self.link.send_record(pack_frame(FrameType.ACK, 0, encode_ack(self._acked)))
-
-    def _watch_stall(self) -> None:
-        self._stall_mark = self._log.acknowledged
-        self._stall_since = self._runtime.clock.seconds()
-        self._stall_received = self.link.received if self.link is not None else 0
-        self._stall_timer = self._runtime.call_later(STALL_TIMEOUT, self._stall_due)
-
-    def _stall_due(self) -> None:
-        self._stall_timer = None
-        if not self._log.unacknowledged:
-            return
-        if self._log.acknowledged != self._stall_mark:
-            self._watch_stall()
-        elif self.link is not None:
-            waited = self._runtime.clock.seconds() - self._stall_since
-            received, before = self.link.received, self._stall_received
-            if received != before and waited < STALL_LIMIT:
-                self._stall_received = received
-                self._stall_timer = self._runtime.call_later(STALL_TIMEOUT, self._stall_due)
-                return
-            self.link.fail(f"nothing acknowledged for {waited:.0f} s")
+            self.link.send_record(pack_frame(FrameType.ACK, 0, encode_ack(received)))
 
     # -- the end ------------------------------------------------------------------------
 
@@ -513,10 +434,8 @@ class Session:
         if self.ended:
             return
         self.ended = True
-        for timer in (self._ack_timer, self._stall_timer):
-            if timer is not None:
-                timer.cancel()
-        self._ack_timer = self._stall_timer = None
+        self._acknowledger.stop()
+        self._stall.stop()
         links = [*self._cursors]
         links += [x for x in (self.link, self._proposed) if x is not None and x not in links]
         self.link = self._proposed = self._on_attached = None
@@ -534,29 +453,3 @@ _REFUSALS: dict[int, str] = {
     AttachStatus.LIMIT: "the server takes no more sessions of this client",
     AttachStatus.SHUTTING_DOWN: "the server is shutting down",
 }
-
-
-class DeadEnd:
-    """A `FrameReceiver` for links whose session is over: takes nothing, minds nothing."""
-
-    #: Nobody waits for anything here.
-    expects = False
-
-    def link_made(self, link: FrameProtocol) -> None:
-        """Ignore."""
-
-    def frame_received(self, link: Any, kind: int, stream_id: int, payload: memoryview) -> None:
-        """Ignore."""
-
-    def record_done(self, link: FrameProtocol) -> None:
-        """Ignore."""
-
-    def link_ready(self, link: FrameProtocol) -> None:
-        """Ignore."""
-
-    def protocol_failed(self, link: FrameProtocol, error: RemoteProtocolError) -> None:
-        """Drop the link."""
-        link.abort()
-
-    def link_lost(self, link: FrameProtocol, reason: Failure) -> None:
-        """Ignore."""

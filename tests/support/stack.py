@@ -26,10 +26,10 @@ from phantom.telemetry import Meters
 from phantom.tunnel.dialer import Dialer, DialerSettings
 from phantom.tunnel.endpoint_memory import MemoryFile
 from phantom.tunnel.endpoints import KnownEndpoints
+from phantom.tunnel.frame import DeadEnd
 from phantom.tunnel.mux import MuxLimits
 from phantom.tunnel.noise import InitiatorSettings
 from phantom.tunnel.registry import SessionRegistry
-from phantom.tunnel.session import DeadEnd
 from support.pipes import Pipe, join, run
 from support.runtime import FakeTime, fake_runtime
 

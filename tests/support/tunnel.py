@@ -20,10 +20,10 @@ from phantom.core.session import BlockPool
 from phantom.errors import Outcome
 from phantom.layer import Layer
 from phantom.telemetry import Meters
-from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.frame import DeadEnd, FrameProtocol
 from phantom.tunnel.mux import MultiplexerProtocol, MuxLimits
 from phantom.tunnel.registry import SessionRegistry
-from phantom.tunnel.session import DeadEnd, Session
+from phantom.tunnel.session import Session
 from phantom.tunnel.stream import Stream
 from support.pipes import Pipe, Split, join, run, whole
 from support.runtime import fake_runtime

@@ -17,9 +17,8 @@ from phantom.core.wire import (
     pack_frame,
 )
 from phantom.errors import Outcome
-from phantom.tunnel.frame import PING_BURST
+from phantom.tunnel.frame import PING_BURST, DeadEnd
 from phantom.tunnel.mux import CONTROL_BURST, MAX_GOAWAYS, STRAY_BURST, MuxLimits
-from phantom.tunnel.session import DeadEnd
 
 OPEN = encode_open(SOMEWHERE, 16384)
 
@@ -205,7 +204,7 @@ def test_a_peer_that_never_acknowledges_is_dropped_in_time() -> None:
     joined = Joined()
     stream, _ = joined.open()
     joined.run()
-    joined.server_session._send_ack = lambda: None  # type: ignore[method-assign]
+    joined.server_session._acknowledger._send = lambda received: None
     stream.write(b"x")
     joined.run(61)
     assert joined.detached, "the link is given up"

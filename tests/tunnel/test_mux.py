@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 from phantom.core.stream import State
 from phantom.core.wire import FrameType, encode_open, pack_frame
 from phantom.errors import Outcome, RelayError, SessionError, StreamError
+from phantom.tunnel.frame import DeadEnd
 from phantom.tunnel.mux import STREAM_DRAIN_TIMEOUT, MuxLimits
-from phantom.tunnel.session import DeadEnd
 from phantom.tunnel.stream import Stream
 
 MIB = 1024 * 1024

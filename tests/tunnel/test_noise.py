@@ -17,6 +17,7 @@ from phantom.core.handshake import Cipher, HandshakePayload, Mode
 from phantom.crypto.header import seal_header, secret_path
 from phantom.errors import HandshakeError, RemoteProtocolError, TimeoutExpired
 from phantom.layer import switch_protocol
+from phantom.tunnel import noise
 from phantom.tunnel.noise import InitiatorSettings, NoiseInitiator, NoiseResponder
 
 
@@ -106,9 +107,10 @@ class Pair:
         split: Split = whole,
         allowed: set[bytes] | None = None,
         server_key: bytes = SERVER_PUBLIC,
+        seed: int = 5,
     ) -> None:
         self.clock = Clock()
-        runtime = fake_runtime(self.clock, seed=5)
+        runtime = fake_runtime(self.clock, seed=seed)
         self.runtime = runtime
         self.client_upper, self.server_upper = Upper(), Upper()
         self.stranger, self.drain, self.leaver = Abyss(), Abyss(), Abyss()
@@ -374,3 +376,41 @@ def test_a_bare_client_at_a_tls_server_is_told(answer: bytes) -> None:
     server.transport.write(answer + bytes(60))
     run(clock, 1)
     assert "set tls_sni" in failures[0].getErrorMessage()
+
+
+class Tap(Upper):
+    """Stands in for the other side, and keeps what it is sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.data += data
+
+
+def test_nothing_on_bare_tcp_is_the_same_twice() -> None:
+    """Neither message has a fixed byte at any place, nor a fixed length."""
+    ways: tuple[list[bytes], list[bytes]] = ([], [])
+    for seed in range(40):
+        pair = Pair(Mode.BARE, prefix=False, allowed=set(), seed=seed)
+        message = pair.stranger.everything
+        ways[0].append(message)
+        tap = Tap()
+        pair.gate.allowed = {CLIENT_PUBLIC}
+        join(pair.clock, tap, pair.responder(Mode.BARE))
+        tap.transport.write(message)
+        run(pair.clock, 1)
+        ways[1].append(tap.data)
+    for sent in ways:
+        assert len({len(message) for message in sent}) > 25
+        for place in range(min(map(len, sent))):
+            assert len({message[place] for message in sent}) > 20, place
+
+
+@MODES
+def test_without_any_padding_it_works_as_well(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BARE_PADDING", "TLS_PADDING", "REPLY_PADDING"):
+        monkeypatch.setattr(noise, name, (0, 0))
+    pair = Pair(mode)
+    assert pair.client.established and pair.server.established

@@ -1,0 +1,70 @@
+"""How large the records of a link may be: small ones first, until it shows what it carries."""
+
+from __future__ import annotations
+
+from phantom.core.session import SMALL_PAYLOAD, SMALL_RECORD
+from phantom.core.wire import MAX_PAYLOAD, MAX_RECORD_PLAINTEXT
+
+#: Bytes a link carries in small records, and sees acknowledged, before it is trusted with
+#: large ones: four times what the tightest censor known lets through (see SMALL_RECORD).
+FRESH_BYTES = 64 * 1024
+#: ... and the seconds within which that must happen: on a slower link a large record would
+#: stand before a keystroke for seconds, and nothing be heard of the peer meanwhile.
+FRESH_TIME = 2.0
+
+
+class Freshness:
+    """Watches a link from its first record until it is trusted; slow ones never are.
+
+    Args:
+        now: Seconds on a clock that does not go back.
+
+    Attributes:
+        trusted: Whether large records may be sent.
+    """
+
+    __slots__ = ("_left", "_since", "_until", "trusted")
+
+    def __init__(self, now: float) -> None:
+        self.trusted = False
+        self._restart(now)
+
+    def _restart(self, now: float) -> None:
+        self._left = FRESH_BYTES
+        self._since = now
+        self._until: int | None = None
+
+    @property
+    def record_limit(self) -> int:
+        """Most bytes of plaintext in the next record."""
+        return MAX_RECORD_PLAINTEXT if self.trusted else SMALL_RECORD
+
+    @property
+    def frame_limit(self) -> int:
+        """Most bytes of payload in the next frames."""
+        return MAX_PAYLOAD if self.trusted else SMALL_PAYLOAD
+
+    def sent(self, size: int, sequence: int, now: float) -> None:
+        """Note a record of an untrusted link.
+
+        Args:
+            size: Its plaintext's bytes.
+            sequence: The number behind its last frame.
+            now: Seconds.
+        """
+        if self._until is not None:
+            return
+        if self._left == FRESH_BYTES:
+            self._since = now  # an idle link is not a slow one
+        self._left -= size
+        if self._left <= 0:
+            self._until = sequence
+
+    def acknowledged(self, received: int, now: float) -> None:
+        """Note that the peer has the frames below `received`."""
+        if self._until is None or received < self._until:
+            return
+        if now - self._since <= FRESH_TIME:
+            self.trusted = True
+        else:
+            self._restart(now)

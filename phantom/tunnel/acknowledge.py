@@ -1,0 +1,133 @@
+"""When a session acknowledges what it received, and what it makes of missing answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall
+
+from phantom.core.session import ReceiveLog, SendLog
+from phantom.runtime import Runtime
+from phantom.tunnel.frame import FrameProtocol
+
+#: Acknowledge after this many received bytes: measured at no cost beside less frequent
+#: ones, and it keeps the peer's log within a few blocks (doc/adr/0003).
+ACK_BYTES = 256 * 1024
+#: ... or after this many seconds: long enough that a ping-pong is not doubled in records,
+#: short enough that the peer's memory is not held for an idle stream.
+ACK_DELAY = 0.02
+#: ... or after this many frames, so that a peer with tiny frames never meets its frame cap.
+ACK_FRAMES = 4096
+#: Seconds without any acknowledgement of sent frames after which a link that is silent counts
+#: as dead ...
+STALL_TIMEOUT = 30.0
+#: ... and one on which the peer is heard: at 600 bytes a second a whole record takes as long.
+STALL_LIMIT = 4 * STALL_TIMEOUT
+
+
+class Acknowledger:
+    """Decides when an ACK is due.
+
+    Args:
+        runtime: Clock.
+        received: What has come in.
+        send: Sends an ACK with the given count.
+    """
+
+    def __init__(self, runtime: Runtime, received: ReceiveLog, send: Callable[[int], None]) -> None:
+        self._runtime = runtime
+        self._received = received
+        self._send = send
+        self._told = 0
+        self._bytes = 0
+        self._timer: IDelayedCall | None = None
+
+    def announced(self, received: int) -> None:
+        """Note that an ATTACH has told the peer."""
+        self._told = received
+        self._bytes = 0
+
+    def frame_taken(self, size: int) -> None:
+        """Count a new frame's payload."""
+        self._bytes += size
+
+    def record_done(self) -> None:
+        """Acknowledge now if enough has come in, else soon."""
+        due = self._received.received - self._told
+        if not due:
+            return
+        if self._bytes >= ACK_BYTES or due >= ACK_FRAMES:
+            self.acknowledge()
+        elif self._timer is None:
+            self._timer = self._runtime.call_later(ACK_DELAY, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        if self._received.received != self._told:
+            self.acknowledge()
+
+    def acknowledge(self) -> None:
+        """Acknowledge everything now."""
+        self.stop()
+        self.announced(self._received.received)
+        self._send(self._told)
+
+    def stop(self) -> None:
+        """Acknowledge nothing that is not asked for."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+
+class StallWatch:
+    """Gives a link up on which nothing is acknowledged.
+
+    Args:
+        runtime: Clock.
+        log: What was sent.
+        link: Returns the link in use, if any.
+    """
+
+    def __init__(
+        self, runtime: Runtime, log: SendLog, link: Callable[[], FrameProtocol | None]
+    ) -> None:
+        self._runtime = runtime
+        self._log = log
+        self._link = link
+        self._mark = 0
+        self._since = 0.0
+        self._heard = 0
+        self._timer: IDelayedCall | None = None
+
+    def sent(self) -> None:
+        """Watch from now on, unless that is done already."""
+        if self._timer is None:
+            self._watch()
+
+    def _watch(self) -> None:
+        link = self._link()
+        self._mark = self._log.acknowledged
+        self._since = self._runtime.clock.seconds()
+        self._heard = link.received if link is not None else 0
+        self._timer = self._runtime.call_later(STALL_TIMEOUT, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        link = self._link()
+        if link is None or not self._log.unacknowledged:
+            return
+        if self._log.acknowledged != self._mark:
+            self._watch()
+            return
+        waited = self._runtime.clock.seconds() - self._since
+        if link.received != self._heard and waited < STALL_LIMIT:
+            self._heard = link.received
+            self._timer = self._runtime.call_later(STALL_TIMEOUT, self._due)
+            return
+        link.fail(f"nothing acknowledged for {waited:.0f} s")
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()

@@ -1,0 +1,44 @@
+"""When a link is trusted with large records."""
+
+from __future__ import annotations
+
+from phantom.core.freshness import FRESH_BYTES, FRESH_TIME, Freshness
+from phantom.core.session import SMALL_PAYLOAD, SMALL_RECORD
+from phantom.core.wire import MAX_PAYLOAD, MAX_RECORD_PLAINTEXT
+
+
+def fill(fresh: Freshness, now: float, first: int = 0) -> int:
+    """Send records until enough has gone; return the sequence behind them."""
+    sequence = first
+    for _ in range(FRESH_BYTES // SMALL_RECORD):
+        sequence += 1
+        fresh.sent(SMALL_RECORD, sequence, now)
+    return sequence
+
+
+def test_small_until_enough_was_acknowledged() -> None:
+    fresh = Freshness(0.0)
+    assert (fresh.record_limit, fresh.frame_limit) == (SMALL_RECORD, SMALL_PAYLOAD)
+    last = fill(fresh, 0.0)
+    fresh.acknowledged(last - 1, 0.1)
+    assert not fresh.trusted
+    fresh.acknowledged(last, 0.1)
+    assert fresh.trusted
+    assert (fresh.record_limit, fresh.frame_limit) == (MAX_RECORD_PLAINTEXT, MAX_PAYLOAD)
+
+
+def test_a_slow_link_is_never_trusted_until_it_is_quick() -> None:
+    fresh = Freshness(0.0)
+    last = fill(fresh, 0.0)
+    fresh.acknowledged(last, FRESH_TIME + 0.1)
+    assert not fresh.trusted
+    last = fill(fresh, 10.0, last)
+    fresh.acknowledged(last, 10.5)
+    assert fresh.trusted
+
+
+def test_time_without_data_does_not_count() -> None:
+    fresh = Freshness(0.0)
+    last = fill(fresh, 100.0)
+    fresh.acknowledged(last, 101.0)
+    assert fresh.trusted
