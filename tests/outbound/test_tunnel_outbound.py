@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 from support.stack import Stack
+from support.transports import ByteTransport
 from support.tunnel import Recorder
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from phantom.address import Destination
 from phantom.errors import Outcome, RelayError
+from phantom.inbound.http import HttpProxyFactory
+from phantom.inbound.socks5 import Socks5Factory
 
 GOOD = Destination("good.example", 443)
 BAD = Destination("bad.example", 443)
@@ -178,3 +181,41 @@ def test_requests_before_the_link_are_served_when_it_comes() -> None:
     stack.refuse = False
     stack.run(5)
     assert [a.outcome for a in attempts] == [Outcome.CONNECTED] * 5
+
+
+def socks(stack: Stack, host: str) -> ByteTransport:
+    app = ByteTransport(
+        Socks5Factory(stack.runtime, stack.outbound, None, greeting_timeout=10).buildProtocol(None)
+    ).connect()
+    app.deliver(b"\x05\x01\x00")
+    assert app.take() == b"\x05\x00"
+    app.deliver(b"\x05\x01\x00\x03" + bytes([len(host)]) + host.encode() + b"\x01\xbb")
+    return app
+
+
+def http(stack: Stack, host: str) -> ByteTransport:
+    factory = HttpProxyFactory(stack.runtime, stack.outbound, None, greeting_timeout=10)
+    app = ByteTransport(factory.buildProtocol(None)).connect()
+    app.deliver(f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n".encode())
+    return app
+
+
+@pytest.mark.parametrize(("proxy", "success"), [(socks, b"\x05\x00\x00"), (http, b"HTTP/1.1 200 ")])
+def test_an_application_hears_of_success_when_the_server_is_connected(
+    proxy: Any, success: bytes
+) -> None:
+    stack = up(delay=0.1)
+    good, slow, bad = (proxy(stack, f"{name}.example") for name in ("good", "slow", "bad"))
+    stack.destinations.outcomes["bad.example"] = Outcome.REFUSED
+    stack.run(0.05)
+    assert not stack.destinations.asked
+    assert good.take() == b"", "nobody has tried to connect yet"
+    stack.run(5)
+    assert good.take().startswith(success)
+    assert slow.take() == b"", "the server still tries"
+    answer = bad.take()
+    assert answer and not answer.startswith(success)
+    for app in (good, slow, bad):
+        app.lose()
+    stack.run(5)
+    assert stack.destinations.cancelled == 1
