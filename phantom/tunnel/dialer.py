@@ -287,10 +287,9 @@ class Dialer:
 
     def _abandon(self, session: Session, why: str) -> None:
         """End a session that nothing can resume, in favour of another one."""
-        count = len(self._mux.streams) if self._mux is not None else 0
         self._session = self._mux = None
         self._old.add(session)
-        log.info("session lost: {why}; {count} open connections are reset", why=why, count=count)
+        log.info("session lost: {why}; its streams are reset", why=why)
         session.end(Failure(SessionError(why)))
 
     def _begin(self, link: FrameProtocol) -> None:
