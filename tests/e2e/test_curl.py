@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.certificates import Certificate, make_certificate
 from support.destinations import WebServer, content, content_digest
-from support.programs import Tunnel, clean_environment, need, run
+from support.programs import Tunnel, clean_environment, free_port, need, run
 
 pytestmark = pytest.mark.e2e
 
@@ -149,9 +149,14 @@ def test_both_ways_at_once(tunnel: Tunnel, web: WebServer, big_file: Path, tmp_p
 def test_one_port_for_both_with_passwords(
     make_tunnel: Callable[..., Tunnel], web: WebServer
 ) -> None:
+    shared = f"127.0.0.1:{free_port()}"
     tunnel = make_tunnel(
         "tcp",
-        client={"http_listen": "127.0.0.1:0", "proxy_users": {"alice": "a long password"}},
+        client={
+            "socks5_listen": shared,
+            "http_listen": shared,
+            "proxy_users": {"alice": "a long password"},
+        },
     ).start()
     assert tunnel.socks5 == tunnel.http
     url = web.url("/bytes/100", "localhost")
