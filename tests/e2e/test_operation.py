@@ -6,19 +6,18 @@ import grp
 import os
 import pwd
 import re
-import select
 import signal
 import socket
-import struct
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
 
 import pytest
-from support.destinations import TcpServer, WebServer, content, read_all, shut
+from support.censor import Censor
+from support.destinations import WebServer, content, read_all
 from support.programs import (
     PATIENCE,
     Process,
@@ -300,7 +299,7 @@ def test_a_request_waits_for_the_server_to_come_back(
     tunnel = make_tunnel(carrier).start()
     assert fetch(tunnel, web) == content(1000)
     tunnel.server.kill()
-    tunnel.client.wait_for("link lost")
+    tunnel.client.wait_for("no link: ")
     bodies: list[bytes] = []
     waiting = threading.Thread(target=lambda: bodies.append(fetch(tunnel, web)), daemon=True)
     waiting.start()
@@ -316,7 +315,7 @@ def test_a_request_fails_clearly_when_the_server_stays_away(
 ) -> None:
     tunnel = make_tunnel("tcp", client={"link_wait": 1}).start()
     tunnel.server.kill()
-    tunnel.client.wait_for("link lost")
+    tunnel.client.wait_for("no link: ")
     start = time.monotonic()
     with pytest.raises(ConnectionError, match=r"SOCKS5 reply 1$"):
         tunnel.connect(web.port)
@@ -327,95 +326,106 @@ def test_a_request_fails_clearly_when_the_server_stays_away(
     assert answer.startswith(b"HTTP/1.1 503 ") and b"no link to its server" in answer
 
 
-def test_a_lost_server_breaks_its_streams(make_tunnel: MakeTunnel, web: WebServer) -> None:
-    tunnel = make_tunnel("tcp").start()
-    download = Download(tunnel, web, "/trickle/400000/10")
+def test_a_restarted_server_breaks_its_streams_at_once(
+    make_tunnel: MakeTunnel, carrier: str, web: WebServer
+) -> None:
+    """It cannot go on with them, and says so: nobody waits for nothing."""
+    tunnel = make_tunnel(carrier).start()
+    download = Download(tunnel, web, "/trickle/400000/30")
     tunnel.server.kill()
-    download.join(3)
+    tunnel.client.wait_for("no link: ")
+    assert download.is_alive()
+    tunnel.start_server()
+    tunnel.client.wait_for("session lost: the server was restarted")
+    download.join(1)
     assert isinstance(download.error, ConnectionResetError)
+    assert fetch(tunnel, web) == content(1000)
 
 
-class Road:
-    """A relay between client and server that can be cut, or made to swallow everything.
+def test_a_server_that_stays_away_breaks_its_streams_in_the_end(
+    make_tunnel: MakeTunnel, web: WebServer
+) -> None:
+    tunnel = make_tunnel("tcp", client={"detached_timeout": 2}).start()
+    download = Download(tunnel, web, "/trickle/400000/30")
+    start = time.monotonic()
+    tunnel.server.kill()
+    download.join(PATIENCE)
+    assert 1.9 < time.monotonic() - start < 4
+    assert isinstance(download.error, ConnectionResetError)
+    tunnel.client.wait_for("session lost: no link to the server for too long")
 
-    Attributes:
-        port: Where it listens.
-        swallows: Whether what arrives is dropped, on links made before as well.
-    """
 
-    def __init__(self, server: tuple[str, int]) -> None:
-        self._server = server
-        self._ends: list[socket.socket] = []
-        self.swallows = False
-        self._listener = TcpServer(self._serve)
-        self.port = self._listener.port
+def test_a_client_that_stays_away_is_forgotten(make_tunnel: MakeTunnel, web: WebServer) -> None:
+    tunnel = make_tunnel("tcp", server={"detached_timeout": 1}).start()
+    Download(tunnel, web, "/trickle/400000/30")
+    tunnel.client.kill()
+    tunnel.server.wait_for("session without a link")
+    tunnel.server.wait_for("session ended; 0 live", timeout=3)
 
-    def _serve(self, client: socket.socket) -> None:
-        with socket.create_connection(self._server) as server:
-            pair = [client, server]
-            self._ends += pair
-            swallowed = False
-            while True:
-                for source, sink in (pair, pair[::-1]):
-                    if not select.select([source], [], [], 0.02)[0]:
-                        continue
-                    data = source.recv(65536)
-                    if not data:
-                        return
-                    swallowed = swallowed or self.swallows
-                    if not swallowed:
-                        sink.sendall(data)
 
-    def cut(self) -> None:
-        """Reset every link."""
-        ends, self._ends = self._ends, []
-        for end in ends:
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            shut(end)
+@pytest.fixture
+def censored(make_tunnel: MakeTunnel) -> Iterator[Callable[..., tuple[Tunnel, Censor]]]:
+    """Makes a tunnel whose client reaches its server through a relay."""
+    with ExitStack() as stack:
 
-    def __enter__(self) -> Self:
-        self._listener.__enter__()
-        return self
+        def make(carrier: str, **settings: object) -> tuple[Tunnel, Censor]:
+            tunnel = make_tunnel(carrier, **settings)
+            tunnel.start_server()
+            censor = Censor(tunnel.server_address)
+            stack.callback(censor.close)
+            tunnel.client_settings["server"] = f"127.0.0.1:{censor.port}"
+            tunnel.start_client()
+            return tunnel, censor
 
-    def __exit__(self, *exception: object) -> None:
-        self._listener.__exit__(None, None, None)
+        yield make
 
 
 def test_a_link_that_is_cut_is_made_again(
-    make_tunnel: MakeTunnel, carrier: str, web: WebServer
+    censored: Callable[..., tuple[Tunnel, Censor]], carrier: str, web: WebServer
 ) -> None:
-    tunnel = make_tunnel(carrier)
-    tunnel.start_server()
-    with Road(tunnel.server_address) as road:
-        tunnel.client_settings["server"] = f"127.0.0.1:{road.port}"
-        tunnel.start_client()
-        download = Download(tunnel, web, "/trickle/400000/30")
-        for _ in range(2):
-            road.cut()
-            tunnel.client.wait_for("link lost")
-            assert fetch(tunnel, web) == content(1000)
-        download.join(3)
-        assert isinstance(download.error, ConnectionResetError)
-        assert tunnel.server.log().count("session ended") == 2
-        assert tunnel.server.log().endswith("session begun; 1 live\n")
+    """The download goes on as if nothing had happened."""
+    tunnel, censor = censored(carrier)
+    download = Download(tunnel, web, "/trickle/400000/1.5")
+    for _ in range(2):
+        before = len(tunnel.client.log())
+        censor.cut()
+        tunnel.client.wait_for(
+            r"link lost \(.+\); resumed after \d+ ms, \d+ bytes sent again", after=before
+        )
+        assert fetch(tunnel, web) == content(1000)
+    download.join(PATIENCE)
+    assert download.error is None
+    assert download.body == content(400000)
+    log = tunnel.server.log()
+    assert log.count("session begun") == 1 and log.count("session resumed") == 2
+    assert "session ended" not in log
+
+
+def test_a_link_that_falls_silent_is_found_out(
+    censored: Callable[..., tuple[Tunnel, Censor]], carrier: str, web: WebServer
+) -> None:
+    """Nothing arrives and nothing breaks, as when a network address is gone."""
+    tunnel, censor = censored(carrier)
+    download = Download(tunnel, web, "/trickle/400000/1.5")
+    censor.freeze()
+    tunnel.client.wait_for(r"link lost \(no answer to a probe\); resumed after", timeout=8)
+    download.join(PATIENCE)
+    assert download.error is None
+    assert download.body == content(400000)
+    assert "session ended" not in tunnel.server.log()
 
 
 @pytest.mark.slow
-def test_a_link_that_falls_silent_is_found_out(
-    make_tunnel: MakeTunnel, carrier: str, web: WebServer
+def test_an_idle_link_that_falls_silent_is_found_out(
+    censored: Callable[..., tuple[Tunnel, Censor]], web: WebServer
 ) -> None:
-    """Nothing arrives and nothing breaks, as when a network address is gone."""
-    tunnel = make_tunnel(carrier, server={"keepalive": 1}, client={"keepalive": 1})
-    tunnel.start_server()
-    with Road(tunnel.server_address) as road:
-        tunnel.client_settings["server"] = f"127.0.0.1:{road.port}"
-        tunnel.start_client()
-        assert fetch(tunnel, web) == content(1000)
-        road.swallows = True
-        tunnel.client.wait_for("link lost", timeout=10)
-        road.swallows = False
-        assert fetch(tunnel, web) == content(1000)
-        tunnel.server.wait_for("session ended; . live")  # it has found out, too
+    """By the keepalive alone, since nobody waits for anything."""
+    tunnel, censor = censored("tcp", server={"keepalive": 1}, client={"keepalive": 1})
+    assert fetch(tunnel, web) == content(1000)
+    time.sleep(1)
+    censor.freeze()
+    tunnel.client.wait_for(r"link lost|link up after(?s:.*)link up after", timeout=10)
+    assert fetch(tunnel, web) == content(1000)
 
 
 # -- the log --------------------------------------------------------------------------------------

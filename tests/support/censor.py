@@ -9,6 +9,8 @@ import time
 
 import attrs
 
+from support.destinations import reset, shut
+
 #: What one packet of an Ethernet path carries; the censor counts reads of this size.
 SEGMENT = 1448
 
@@ -106,12 +108,14 @@ class Censor:
     Attributes:
         port: Where it listens on 127.0.0.1.
         connections: Every connection so far.
+        blocked: Whether new connections get a reset.
     """
 
     def __init__(self, target: tuple[str, int], rules: Rules | None = None) -> None:
         self.target = target
         self.rules = rules or Rules()
         self.connections: list[_Connection] = []
+        self.blocked = False
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -122,6 +126,9 @@ class Censor:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            if self.blocked:
+                reset(client)
+                continue
             try:
                 server = socket.create_connection(self.target)
             except OSError:
@@ -139,7 +146,13 @@ class Censor:
             if not connection.over:
                 connection.reset()
 
+    def freeze(self) -> None:
+        """Swallow all that arrives on the connections there are, and say nothing."""
+        for connection in self.connections:
+            connection.frozen = True
+
     def close(self) -> None:
         """Relay nothing any more."""
+        shut(self._listener)  # wakes the thread that accepts
         self._listener.close()
         self.cut()
