@@ -47,6 +47,7 @@ KEYS = {
     "CLIENT_PRIVATE_KEY": key_text(2, public=False),
     "SERVER_PUBLIC_KEY": key_text(1, public=True),
     "CLIENT_PUBLIC_KEY": key_text(2, public=True),
+    "IDENTITY_PUBLIC_KEY": key_text(4, public=True),
     "BASE64": key_text(3, public=False),
 }
 
@@ -128,6 +129,7 @@ def folder(tmp_path: Path, certificate: tuple[bytes, bytes]) -> Path:
     for name, data in {
         "server.key": (KEYS["SERVER_PRIVATE_KEY"] + "\n").encode(),
         "client.key": (KEYS["CLIENT_PRIVATE_KEY"] + "\n").encode(),
+        "identity.key": (KEYS["BASE64"] + "\n").encode(),
         "clients.txt": (KEYS["CLIENT_PUBLIC_KEY"] + " laptop\n").encode(),
         "fullchain.pem": cert,
         "ca.pem": cert,
