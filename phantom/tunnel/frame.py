@@ -51,6 +51,9 @@ PATIENCE_ROUND_TRIPS = 6.0
 #: Bytes of an incomplete record that are a sign of life too: a slow link may take minutes for
 #: one, while what arrives at less than this in a keepalive interval moves nothing.
 PROGRESS = 1024
+#: Seconds a link that is being closed may take to send what was written: 128 KB at 6 KB/s.  A
+#: peer that never reads would keep it for ever.
+CLOSE_TIMEOUT = 20.0
 #: How much the keepalive interval varies to either side: regular timers are a signature.
 JITTER = 0.35
 
@@ -137,6 +140,7 @@ class FrameProtocol:
         self._timer: IDelayedCall | None = None
         self._probe: IDelayedCall | None = None
         self._watch: IDelayedCall | None = None
+        self._closing: IDelayedCall | None = None
         self._ping: tuple[bytes, float] | None = None
         self._pings = TokenBucket(PING_RATE, PING_BURST)
         self._idle = TokenBucket(IDLE_RATE, IDLE_BURST)
@@ -209,10 +213,10 @@ class FrameProtocol:
         if not self.connected:
             return
         self.connected = False
-        for timer in (self._timer, self._probe, self._watch):
-            if timer is not None:
+        for timer in (self._timer, self._probe, self._watch, self._closing):
+            if timer is not None and timer.active():
                 timer.cancel()
-        self._timer = self._probe = self._watch = None
+        self._timer = self._probe = self._watch = self._closing = None
         self.receiver.link_lost(self, reason)
 
     # -- for the session --------------------------------------------------------------
@@ -228,8 +232,9 @@ class FrameProtocol:
                 self._check_allowance(self.allowance)
 
     def lose(self) -> None:
-        """Close after what was written has left."""
-        if self.connected:
+        """Close after what was written has left, if that does not take for ever."""
+        if self.connected and self._closing is None:
+            self._closing = self._runtime.call_later(CLOSE_TIMEOUT, self.abort)
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 
@@ -256,14 +261,15 @@ class FrameProtocol:
 
     # -- keepalive ----------------------------------------------------------------------
 
-    def fail(self, why: str) -> None:
+    def fail(self, why: str, *, silent: bool = True) -> None:
         """Give the link up, at once: it is dead, whatever TCP believes.
 
         Args:
             why: For the log.
+            silent: Whether nothing comes by it any more.
         """
         if self.connected:
-            self._die(why)
+            self._die(why, silent=silent)
 
     def probe(self) -> None:
         """Ask for a sign of life now: after sleep, when the network changed, when quiet."""
@@ -328,8 +334,8 @@ class FrameProtocol:
             if self.on_allowance is not None:
                 self.on_allowance()
 
-    def _die(self, why: str) -> None:
-        self.fell_silent = True
+    def _die(self, why: str, *, silent: bool = True) -> None:
+        self.fell_silent = silent
         log.debug("link dead: {why}", why=why)
         transport = self.transport
         self.connectionLost(Failure(TimeoutExpired(why)))

@@ -132,8 +132,9 @@ class MultiplexerProtocol:
         # Closed on the wire, still read locally; in order of their closing.
         self._undelivered: dict[int, Stream] = {}
         # Closed locally with something yet to send; for each, as of the last look, the bytes it
-        # had sent and the session's next number, or `_ARRIVED` once the peer had them all.
-        self._closing: dict[Stream, tuple[int, int]] = {}
+        # had sent, the session's next number, or `_ARRIVED` once the peer had them all, and the
+        # session's epoch.
+        self._closing: dict[Stream, tuple[int, int, int]] = {}
         self._closing_timer: IDelayedCall | None = None
         self._next_id = 1 if client else 2
         self._highest_peer_id = 0
@@ -386,9 +387,13 @@ class MultiplexerProtocol:
     def stream_closing(self, stream: Stream) -> None:
         """A stream is closed here, and has something yet to send: not for ever."""
         if self._session is not None:
-            self._closing[stream] = stream.sent, self._session.next_sequence
+            self._closing[stream] = self._mark(stream, self._session)
             if self._closing_timer is None:
                 self._watch_closing()
+
+    @staticmethod
+    def _mark(stream: Stream, session: Session) -> tuple[int, int, int]:
+        return stream.sent, session.next_sequence, session.epoch
 
     def _watch_closing(self) -> None:
         self._closing_timer = self._runtime.call_later(STREAM_DRAIN_TIMEOUT, self._closing_due)
@@ -397,13 +402,17 @@ class MultiplexerProtocol:
         self._closing_timer = None
         session = self._session
         assert session is not None  # its end cancels the timer
-        for stream, (sent, sequence) in list(self._closing.items()):
-            if stream.sent != sent or stream.ready:
-                self._closing[stream] = stream.sent, session.next_sequence
+        for stream, (sent, sequence, epoch) in list(self._closing.items()):
+            if session.link is None or session.epoch != epoch:
+                # Nobody could say anything meanwhile, or not for all of the time.
+                self._closing[stream] = self._mark(stream, session)
+            elif stream.sent != sent or stream.ready:
+                self._closing[stream] = self._mark(stream, session)
             elif sequence == _ARRIVED:
                 stream.reset(Outcome.TIMED_OUT, Failure(StreamError("nobody takes the rest")))
             elif session.acknowledged >= sequence:
-                self._closing[stream] = sent, _ARRIVED  # a slow link is no reluctant reader
+                # A slow link is no reluctant reader.
+                self._closing[stream] = sent, _ARRIVED, epoch
         if self._closing:
             self._watch_closing()
 

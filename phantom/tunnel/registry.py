@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import attrs
@@ -25,6 +26,11 @@ log = make_logger()
 DETACHED_TIMEOUT = 300.0
 DETACHED_MEMORY_PER_CLIENT = 64 * 1024 * 1024
 DETACHED_MEMORY = 512 * 1024 * 1024
+#: Seconds between looks at what sessions without a link hold: their destinations may go on
+#: sending for a moment.
+DETACHED_LOOK = 5.0
+#: How many ids of sessions that ended are remembered.
+REMEMBERED_ENDS = 4096
 #: A link not heard of for so long may give way to a new one of the same client: any client
 #: with a keepalive of up to 100 s has pinged in between.
 SILENT = 150.0
@@ -43,6 +49,14 @@ class DetachedLimits:
     timeout: float = DETACHED_TIMEOUT
     memory_per_client: int = DETACHED_MEMORY_PER_CLIENT
     memory: int = DETACHED_MEMORY
+
+
+@attrs.define(slots=True)
+class _Waiting:
+    """What is known of a session without a link: when it is given up, and what it holds."""
+
+    expiry: IDelayedCall
+    held: int
 
 
 class SessionRegistry:
@@ -81,8 +95,13 @@ class SessionRegistry:
         self._pool = BlockPool()
         self._sessions: dict[bytes, tuple[Session, MultiplexerProtocol]] = {}
         self._detached_limits = detached or DetachedLimits()
-        # Sessions without a link, the longest without one first, and their end's timers.
-        self._detached: dict[Session, IDelayedCall] = {}
+        # Sessions without a link, the longest without one first.
+        self._detached: dict[Session, _Waiting] = {}
+        self._look: IDelayedCall | None = None
+        # Ids of sessions that ended lately, the first to end first.  A client whose first link
+        # died before the answer asks for its session as for a new one; what it had sent would
+        # be carried out twice.
+        self._gone: dict[bytes, None] = {}
         self._pending: set[PendingLink] = set()
         self._empty: list[Deferred[None]] = []
         self._closing = False
@@ -124,13 +143,14 @@ class SessionRegistry:
                 # Somebody else's id, or a link older than the present one.
                 self._refuse(link, attach, AttachStatus.SESSION_LOST)
                 return
+            # When the numbers do not fit, the session stays as it is, and its time goes on.
+            again = session.attach(link, attach)
             waiting = self._detached.pop(session, None)
             if waiting is not None:
-                waiting.cancel()
-            again = session.attach(link, attach)
+                waiting.expiry.cancel()
             self._meters.count("session.resumed")
             log.info("session resumed; {again} bytes sent again", again=again)
-        elif attach.next_sequence or attach.received:
+        elif attach.next_sequence or attach.received or attach.session_id in self._gone:
             # Whatever was exchanged went to a process that is gone, or has expired here.
             self._refuse(link, attach, AttachStatus.SESSION_LOST)
         elif self._closing:
@@ -191,40 +211,68 @@ class SessionRegistry:
             return
         self._meters.count("session.detached")
         log.info("session without a link: {why}", why=reason.getErrorMessage())
-        self._detached[session] = self._runtime.call_later(
+        expiry = self._runtime.call_later(
             self._detached_limits.timeout,
             session.end,
             Failure(SessionError("no new link came in time")),
         )
-        self._trim_detached(session.peer_key)
+        self._detached[session] = _Waiting(expiry, session.held_bytes)
+        self._trim_detached()
+        if self._look is None:
+            self._look = self._runtime.call_later(DETACHED_LOOK, self._look_at_detached)
 
-    def _trim_detached(self, client_key: bytes | None) -> None:
+    def _look_at_detached(self) -> None:
+        self._look = None
+        for session, waiting in self._detached.items():
+            waiting.held = session.held_bytes
+        self._trim_detached()
+        if self._detached:
+            self._look = self._runtime.call_later(DETACHED_LOOK, self._look_at_detached)
+
+    def _trim_detached(self) -> None:
         """End sessions without a link that hold more than they may.
 
         A client's own oldest goes first, then the one that holds most.
         """
         limits = self._detached_limits
-        gone = Failure(SessionError("it held too much memory without a link"))
-        own = [session for session in self._detached if session.peer_key == client_key]
-        total = sum(session.held_bytes for session in own)
-        for session in own:
-            if total <= limits.memory_per_client:
-                break
-            total -= session.held_bytes
-            session.end(gone)
-        while sum(session.held_bytes for session in self._detached) > limits.memory:
-            max(self._detached, key=lambda session: session.held_bytes).end(gone)
+        held = {session: waiting.held for session, waiting in self._detached.items()}
+        by_client: Counter[bytes | None] = Counter()
+        for session, size in held.items():
+            by_client[session.peer_key] += size
+        gone = [
+            session
+            for session, size in held.items()
+            if self._exceeds(by_client, session.peer_key, size, limits.memory_per_client)
+        ]
+        total = sum(held.values()) - sum(held[session] for session in gone)
+        left = sorted(held.keys() - set(gone), key=lambda session: held[session])
+        while total > limits.memory:
+            total -= held[left[-1]]
+            gone.append(left.pop())
+        for session in gone:
+            session.end(Failure(SessionError("it held too much memory without a link")))
+
+    @staticmethod
+    def _exceeds(totals: Counter[bytes | None], key: bytes | None, size: int, most: int) -> bool:
+        """Whether `key` holds more than it may; if so, count `size` off."""
+        if totals[key] <= most:
+            return False
+        totals[key] -= size
+        return True
 
     def _session_ended(self, session: Session, reason: Failure) -> None:
-        expiry = self._detached.pop(session, None)
-        if expiry is not None and expiry.active():
-            expiry.cancel()
+        waiting = self._detached.pop(session, None)
+        if waiting is not None and waiting.expiry.active():
+            waiting.expiry.cancel()
         self._sessions.pop(session.session_id, None)
+        self._gone[session.session_id] = None
+        if len(self._gone) > REMEMBERED_ENDS:
+            del self._gone[next(iter(self._gone))]
         self._meters.count("session.ended")
         log.info("session ended; {count} live", count=len(self._sessions))
         if not self._sessions:
-            waiting, self._empty = self._empty, []
-            for deferred in waiting:
+            done, self._empty = self._empty, []
+            for deferred in done:
                 deferred.callback(None)
 
     # -- operation ------------------------------------------------------------------------

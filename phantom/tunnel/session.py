@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from phantom.core.budget import TokenBucket
@@ -44,6 +45,9 @@ ACK_BURST = 65_536
 ACK_RATE = 40_000.0
 #: Seconds that a superseded link is still read, and what it brings dropped.
 SUPERSEDED_LINGER = 3.0
+#: Seconds that the server may take to answer an ATTACH.  What comes by the link before counts
+#: no more from then on, so a link that is up and carries nothing would be a stall.
+PROPOSAL_TIMEOUT = 10.0
 #: Records written in one go before the reactor gets its turn: an unbounded loop would never
 #: read the acknowledgements that free its memory.
 RECORDS_A_TURN = 8
@@ -130,6 +134,9 @@ class Session:
         self._proposed: FrameProtocol | None = None
         self._announced = 0
         self._on_attached: Callable[[int], None] | None = None
+        self._proposal_timer: IDelayedCall | None = None
+        # The link before the present one, which is read on for a moment.
+        self._superseded: FrameProtocol | None = None
         self._flush_due = False
         self._flushing = False
         self._acks = TokenBucket(ACK_RATE, ACK_BURST)
@@ -176,6 +183,8 @@ class Session:
         if self._proposed is not None:
             self._proposed.receiver = DeadEnd()  # one at a time: the newest counts
             self._proposed.abort()
+        self._stop_proposal_timer()
+        self._proposal_timer = self._runtime.call_later(PROPOSAL_TIMEOUT, self._proposal_due)
         self.epoch += 1
         self.peer_key = link.peer_key
         self._proposed = link
@@ -185,6 +194,16 @@ class Session:
         self._cursors.clear()
         link.receiver = self
         self._send_attach(link, self._log.acknowledged)
+
+    def _proposal_due(self) -> None:
+        self._proposal_timer = None
+        if self._proposed is not None:
+            self._proposed.fail("no answer to an ATTACH")
+
+    def _stop_proposal_timer(self) -> None:
+        timer, self._proposal_timer = self._proposal_timer, None
+        if timer is not None:
+            timer.cancel()
 
     def attach(self, link: FrameProtocol, attach: Attach) -> int:
         """Server: carry this session by `link`, whose ATTACH has been received.
@@ -224,10 +243,19 @@ class Session:
         self._trust_anew()
         self._acknowledger.announced(self._announced)
         if old is not None and old is not link:
-            # Read on for a moment: closing over unread data would send a reset.
+            # Read on for a moment: closing over unread data would send a reset.  One at a time,
+            # or a peer that resumes all the time has us keep all those links.
             old.receiver = DeadEnd()
-            self._runtime.call_later(SUPERSEDED_LINGER, old.lose)
+            if self._superseded is not None:
+                self._superseded.abort()
+            self._superseded = old
+            self._runtime.call_later(SUPERSEDED_LINGER, self._leave, old)
         self._flush()
+
+    def _leave(self, link: FrameProtocol) -> None:
+        if self._superseded is link:
+            self._superseded = None
+        link.lose()
 
     def _trust_anew(self) -> None:
         """A new link has yet to show that more than a few kilobytes pass, and quickly."""
@@ -282,6 +310,7 @@ class Session:
             raise RemoteProtocolError("an ATTACH for another session")
         cursor = self._received.begin(self._announced, answer.next_sequence)
         self._proposed = None
+        self._stop_proposal_timer()
         if link is self.link:
             # The first link: frames were sent without waiting, and all of them count.
             self._cursors[link] = cursor
@@ -318,8 +347,10 @@ class Session:
         self._cursors.pop(link, None)
         if link is self._proposed:
             self._proposed = self._on_attached = None
+            self._stop_proposal_timer()
             if self.link is not None and self.link is not link:
-                self.link.fail("its successor was lost")  # and what it brought since dropped
+                # What it brought since was dropped.
+                self.link.fail("its successor was lost", silent=False)
                 return
         if link is self.link:
             self.link = None
@@ -438,7 +469,7 @@ class Session:
         self._stall.stop()
         links = [*self._cursors]
         links += [x for x in (self.link, self._proposed) if x is not None and x not in links]
-        self.link = self._proposed = self._on_attached = None
+        self.link = self._proposed = self._on_attached = self._superseded = None
         self._cursors.clear()
         self._source.session_lost(reason)
         self._log.close()
