@@ -123,6 +123,8 @@ def test_numbers_of_wire() -> None:
         f"{registry.DETACHED_MEMORY_PER_CLIENT // 2**20} MiB for one client and "
         f"{registry.DETACHED_MEMORY // 2**20} MiB in all",
         f"nothing was heard of it for {registry.SILENT:.0f} s",
+        f"({registry.REMEMBERED_ENDS} of them are remembered)",
+        f"the answer not come within {tunnel_session.PROPOSAL_TIMEOUT:.0f} s",
     ):
         assert number in sessions, number
     assert f"{tunnel_session.ACK_BURST} at once, {tunnel_session.ACK_RATE:.0f} a second" in limits
