@@ -339,18 +339,7 @@ class Tunnel:
 
     def connect(self, port: int, host: str = "127.0.0.1") -> socket.socket:
         """Return a connection to a destination through the SOCKS5 proxy."""
-        connection = socket.create_connection(place(self.socks5), timeout=PATIENCE)
-        connection.sendall(b"\x05\x01\x00")
-        assert _exactly(connection, 2) == b"\x05\x00"
-        name = host.encode()
-        connection.sendall(
-            b"\x05\x01\x00\x03" + bytes([len(name)]) + name + port.to_bytes(2, "big")
-        )
-        reply = _exactly(connection, 10)
-        if reply[1]:
-            connection.close()
-            raise ConnectionError(f"SOCKS5 reply {reply[1]}")
-        return connection
+        return socks5_connect(self.socks5, port, host)
 
     def logs(self) -> list[tuple[str, str]]:
         """Return the name and the log of each program that ran."""
@@ -362,6 +351,24 @@ class Tunnel:
     def __exit__(self, *_exception: object) -> None:
         for program in reversed(self._programs):
             program.kill()
+
+
+def socks5_connect(proxy: str, port: int, host: str = "127.0.0.1") -> socket.socket:
+    """Return a connection to a destination through a SOCKS5 proxy at "host:port".
+
+    Raises:
+        ConnectionError: The proxy refuses.
+    """
+    connection = socket.create_connection(place(proxy), timeout=PATIENCE)
+    connection.sendall(b"\x05\x01\x00")
+    assert _exactly(connection, 2) == b"\x05\x00"
+    name = host.encode()
+    connection.sendall(b"\x05\x01\x00\x03" + bytes([len(name)]) + name + port.to_bytes(2, "big"))
+    reply = _exactly(connection, 10)
+    if reply[1]:
+        connection.close()
+        raise ConnectionError(f"SOCKS5 reply {reply[1]}")
+    return connection
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes:
