@@ -18,17 +18,33 @@ ENOUGH = 2
 SHARE = 0.6
 #: Least allowance, bytes and records: a link that has just been attached has that behind it.
 LEAST = (2048, 4)
+#: Links replaced in time before one is left alone, to see whether that is still needed; twice as
+#: many after each such trial that froze, up to the second number.  Two networks that went away
+#: look the same as a path that freezes, and would otherwise be taken for one for good.
+TRIAL = (16, 4096)
 
 
 class Freezes:
     """Counts links that fell silent early, on one network."""
 
-    __slots__ = ("_bytes", "_count", "_records")
+    __slots__ = ("_bytes", "_count", "_records", "_replaced", "_until_trial")
 
     def __init__(self) -> None:
         self._count = 0
         self._bytes = 0
         self._records = 0
+        self._replaced = 0
+        self._until_trial = TRIAL[0]
+
+    def link_replaced(self) -> None:
+        """Count a link that had a successor in time; now and then, let the next one run on."""
+        if self._count < ENOUGH:
+            return
+        self._replaced += 1
+        if self._replaced >= self._until_trial:
+            self._replaced = 0
+            self._until_trial = min(2 * self._until_trial, TRIAL[1])
+            self._count = ENOUGH - 1
 
     def link_lost(self, received: int, records: int, *, fell_silent: bool) -> None:
         """Learn from a link's end.
@@ -40,6 +56,7 @@ class Freezes:
         """
         if received >= SUSPECT:
             self._count = 0
+            self._until_trial = TRIAL[0]
         elif fell_silent:
             self._count += 1
             self._bytes, self._records = received, records

@@ -6,6 +6,8 @@ once when somebody asks for the tunnel after a pause or the machine wakes from s
 
 from __future__ import annotations
 
+from functools import partial
+
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -35,6 +37,8 @@ IMPATIENCE = 1.0
 LOOK = 5.0
 #: A lead of the boot clock that grew by this many seconds is a sleep and no rounding.
 SLEEP_NOTICED = 3.0
+#: Seconds after either in which a link that falls silent says nothing of its path.
+WAKING = 30.0
 #: Seconds before a lost link is dialled anew, at least and at most.
 REDIAL = (0.02, 0.2)
 #: Such quick redials in a row, and a second in the long run; beyond, back-off applies.  A
@@ -120,7 +124,7 @@ class Dialer:
         self._mux: MultiplexerProtocol | None = None
         self._session: Session | None = None
         self._instance = b""
-        self._old: set[Session] = set()
+        self._old: dict[Session, MultiplexerProtocol | None] = {}
         self._waiting: list[Deferred[MultiplexerProtocol]] = []
         self._attempt: Race | None = None
         self._retry: IDelayedCall | None = None
@@ -137,10 +141,12 @@ class Dialer:
         self._freezes = Freezes()
         self._quick = TokenBucket(QUICK_REDIAL_RATE, QUICK_REDIALS)
         self._last_attempt = float("-inf")
+        self._woken = float("-inf")
         self._lost_at = 0.0
         self._lost_why = ""
         self._running = False
-        self._stopped: Deferred[None] | None = None
+        self._stopping = False
+        self._stopped: list[Deferred[None]] = []
 
     @property
     def mux(self) -> MultiplexerProtocol | None:
@@ -152,7 +158,7 @@ class Dialer:
 
     def start(self) -> None:
         """Dial, and keep the link from now on."""
-        self._running = True
+        self._running, self._stopping = True, False
         self._lead = self._runtime.boottime() - self._runtime.monotonic()
         self._address = self._runtime.local_address()
         self._look = self._runtime.call_later(LOOK, self._look_around)
@@ -160,7 +166,7 @@ class Dialer:
 
     def stop(self) -> Deferred[None]:
         """Say goodbye, let streams finish for a moment, then close everything."""
-        self._running = False
+        self._running, self._stopping = False, True
         for timer in (self._retry, self._look, self._renewal, self._expiry):
             if timer is not None:
                 timer.cancel()
@@ -174,7 +180,10 @@ class Dialer:
             if not deferred.called:  # one that was told may cancel another
                 deferred.errback(SessionError("the client is stopping"))
         done: Deferred[None] = Deferred()
-        self._stopped = done
+        self._stopped.append(done)
+        for session, mux in list(self._old.items()):
+            if mux is not None:  # it has had an hour to drain, and has this now
+                Drain(self._runtime, session, mux, self._settings.drain_timeout)
         if self._session is not None:
             self._retire(GoawayReason.SHUTDOWN, self._settings.drain_timeout)
         self._check_stopped()
@@ -190,6 +199,9 @@ class Dialer:
     def when_ready(self) -> Deferred[MultiplexerProtocol]:
         """Return a cancellable Deferred of a multiplexer that takes new streams."""
         deferred: Deferred[MultiplexerProtocol] = Deferred(self._waiting_cancelled)
+        if self._stopping:
+            deferred.errback(SessionError("the client is stopping"))
+            return deferred
         mux = self.mux
         if mux is not None and not mux.draining:
             if not mux.exhausted:
@@ -274,7 +286,7 @@ class Dialer:
         if session is None:
             self._begin(link)
         else:
-            session.resume(link, self._resumed)
+            session.resume(link, partial(self._resumed, session))
 
     def _leave_host(self, session: Session) -> None:
         """Make way for a session on another host, where this one cannot go on."""
@@ -288,13 +300,14 @@ class Dialer:
     def _abandon(self, session: Session, why: str) -> None:
         """End a session that nothing can resume, in favour of another one."""
         self._session = self._mux = None
-        self._old.add(session)
+        self._old[session] = None
         log.info("session lost: {why}; its streams are reset", why=why)
         session.end(Failure(SessionError(why)))
 
     def _begin(self, link: FrameProtocol) -> None:
         log.info("link up after {ms} ms", ms=self._milliseconds_since(self._last_attempt))
         self._instance = link.peer_instance
+        self._progress = 0
         self._mux = MultiplexerProtocol(
             self._runtime,
             self._settings.limits,
@@ -313,10 +326,13 @@ class Dialer:
         self._session.begin(link, self._confirmed)
         self._link_carries()
 
-    def _resumed(self, again: int) -> None:
+    def _resumed(self, session: Session, again: int) -> None:
         self._meters.count("session.resumed")
+        if session is not self._session:
+            return  # retired meanwhile: its link is nobody's hope
         if self._expiry is None:
             log.info("link replaced by a fresh one; {again} bytes sent again", again=again)
+            self._freezes.link_replaced()
         else:
             log.info(
                 "link lost ({why}); resumed after {ms} ms, {again} bytes sent again",
@@ -345,7 +361,7 @@ class Dialer:
             self._link = session.link
             session.link.hasty = self._freezes.suspected
             session.link.allowance = self._freezes.allowance
-            session.link.on_allowance = self._renew
+            session.link.on_allowance = self._allowance_spent
         self._serve_waiting()
 
     def _renew(self) -> None:
@@ -354,6 +370,16 @@ class Dialer:
             self._renewal.cancel()
         self._renewal = None
         self._dial()
+
+    def _allowance_spent(self) -> None:
+        """The link may freeze soon: replace it, but do not storm a server that is not there."""
+        if not self._failures:
+            self._renew()
+            return
+        if self._renewal is not None and self._renewal.active():
+            self._renewal.cancel()
+        delay = backoff(self._failures, self._runtime.uniform(0.0, 1.0))
+        self._renewal = self._runtime.call_later(delay, self._renew)
 
     def _milliseconds_since(self, moment: float) -> int:
         return round((self._runtime.clock.seconds() - moment) * 1000)
@@ -364,6 +390,7 @@ class Dialer:
         self._meters.count("link.failed")
         why = str(failure.value) if failure.check(PhantomError) else failure.getErrorMessage()
         if self.mux is not None:
+            self._failures += 1
             log.info("no fresh link: {why}; the present one stays", why=why)
             self._link_carries()
             return
@@ -406,7 +433,10 @@ class Dialer:
             )
         link, self._link = self._link, None
         if link is not None:
-            self._freezes.link_lost(link.received, link.records, fell_silent=link.fell_silent)
+            # After sleep or a move links are silent for a reason that says nothing of the path.
+            woken = self._runtime.clock.seconds() - self._woken < WAKING
+            silent = link.fell_silent and not woken
+            self._freezes.link_lost(link.received, link.records, fell_silent=silent)
         dialled = self._dialled
         if dialled is not None and (link is None or link is dialled.link):
             # Without a link before, it is the new one that died before it could take over.
@@ -462,7 +492,7 @@ class Dialer:
         self._session = self._mux = None
         if session is None or mux is None:
             return
-        self._old.add(session)
+        self._old[session] = mux
         if session.link is None:
             session.end(Failure(SessionError("the tunnel is closed")))
             return
@@ -473,7 +503,7 @@ class Dialer:
     def _session_ended(self, session: Session, reason: Failure) -> None:
         self._meters.count("session.ended")
         if session in self._old:
-            self._old.discard(session)
+            del self._old[session]
             self._check_stopped()
             return
         if session is not self._session:
@@ -489,10 +519,10 @@ class Dialer:
             self._schedule()
 
     def _check_stopped(self) -> None:
-        done = self._stopped
-        if done is not None and not self._old and self._session is None:
-            self._stopped = None
-            done.callback(None)
+        if not self._old and self._session is None:
+            stopped, self._stopped = self._stopped, []
+            for done in stopped:
+                done.callback(None)
 
     # -- sleep and other networks ---------------------------------------------------------------
 
@@ -511,6 +541,7 @@ class Dialer:
         else:
             return
         self._meters.count("wake")
+        self._woken = self._runtime.clock.seconds()
         session = self._session
         if session is not None and session.link is not None:
             session.link.probe()

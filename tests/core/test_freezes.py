@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phantom.core.freezes import LEAST, SUSPECT, Freezes
+from phantom.core.freezes import LEAST, SUSPECT, TRIAL, Freezes
 
 
 def test_one_silence_makes_wary_two_make_cautious() -> None:
@@ -34,3 +34,26 @@ def test_the_allowance_leaves_room_for_an_attach() -> None:
     for _ in range(2):
         freezes.link_lost(10, 1, fell_silent=True)
     assert freezes.allowance == LEAST
+
+
+def trial(freezes: Freezes) -> int:
+    """Return how many links are replaced until one is left alone."""
+    count = 0
+    while freezes.allowance is not None:
+        freezes.link_replaced()
+        count += 1
+    return count
+
+
+def test_suspicion_is_tried_now_and_then_and_ever_more_rarely() -> None:
+    freezes = Freezes()
+    freezes.link_replaced()
+    assert freezes.allowance is None, "a replacement for other reasons"
+    for _ in range(2):
+        freezes.link_lost(15_000, 20, fell_silent=True)
+    for expected in (TRIAL[0], 2 * TRIAL[0], 4 * TRIAL[0]):
+        assert trial(freezes) == expected
+        freezes.link_lost(15_000, 20, fell_silent=True)
+    assert trial(freezes) == 8 * TRIAL[0]
+    freezes.link_lost(SUSPECT, 500, fell_silent=False)
+    assert not freezes.suspected
