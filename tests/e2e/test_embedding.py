@@ -30,7 +30,7 @@ def program(tmp_path: Path) -> Path:
 @pytest.fixture
 def config(make_tunnel: MakeTunnel) -> Path:
     """Return the file of a client whose server runs; the client does not."""
-    tunnel = make_tunnel("tcp", client={"link_wait": 5})
+    tunnel = make_tunnel("tcp")
     tunnel.start_server()
     return tunnel.write_client()
 

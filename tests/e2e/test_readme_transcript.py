@@ -28,7 +28,7 @@ def test_the_transcript_is_true() -> None:
     [shown] = re.findall(r"(?ms)^\$ phantom demo --once\n(.*?)^```$", README.read_text())
     done = run(
         *(sys.executable, "-c", DEMO),
-        *("demo", "--once", "--socks5-port", "0", "--http-port", "0"),
+        *("demo", "--once", "--socks5-port", "0", "--http-port", "0", "--megabytes", "8"),
     )
     assert done.returncode == 0, done.stderr
     assert shape(done.stdout.decode()) == shape(shown)
