@@ -31,7 +31,7 @@ import mmap
 import struct
 import zlib
 
-#: How far a timestamp may be off, in seconds, either way (design, 3.2).
+#: How far a timestamp may be off, in seconds, either way (doc/spec/handshake.md).
 WINDOW = 120.0
 #: Seconds an entry is kept.  A timestamp at the far end of the window is acceptable for
 #: twice the window after it arrived.

@@ -2,7 +2,7 @@
 
 Every sequenced frame has an implicit number, per direction and lane.  The sender keeps the
 plaintext of each until the peer's session layer has it, in the form it is sealed from, so
-that a new link can send it again (design, 3.5; ownership as in the data-path notes of
+that a new link can send it again (doc/spec/wire.md; ownership as in the data-path notes of
 doc/adr/0003).
 """
 

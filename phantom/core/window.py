@@ -3,7 +3,7 @@
 The receiver alone decides.  Each stream has a window of its own; there is no session credit
 on the wire, because a handful of stalled readers would freeze every stream.  Instead the
 receiver hands out credit from a `CreditPool`, so that what it may have to hold stays within
-``session_memory`` whatever its readers do (design, 3.6).
+``session_memory`` whatever its readers do (doc/spec/wire.md).
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def pack_frame(kind: int, stream_id: int = 0, payload: bytes = b"") -> bytes:
 
 
 def is_sequenced(kind: int) -> bool:
-    """Tell whether frames of this type take a sequence number (design, 3.5)."""
+    """Tell whether frames of this type take a sequence number (doc/spec/wire.md)."""
     return kind < 0x80 and kind not in UNSEQUENCED
 
 
@@ -150,7 +150,7 @@ def _check(kind: int, stream_id: int) -> None:
 
 @attrs.frozen(slots=True)
 class Attach:
-    """The first frame each way on a link (design, 3.5).
+    """The first frame each way on a link (doc/spec/wire.md).
 
     Layout, 38 bytes: session id (16) | epoch (4) | lane (1) | status (1) | next sequence (8)
     | received (8), numbers big endian.

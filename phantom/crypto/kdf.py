@@ -37,7 +37,7 @@ def derive(ikm: bytes, info: bytes, *, salt: bytes | None = None, length: int = 
 def mix(key: bytes, secret: bytes, handshake_hash: bytes) -> bytes:
     """Join a transport key with a second shared secret, so that both must be broken.
 
-    k' = HKDF(salt = k, ikm = secret, info = label || handshake hash) (design, 3.2).  The
+    k' = HKDF(salt = k, ikm = secret, info = label || handshake hash) (doc/spec/handshake.md).  The
     hash covers the ML-KEM key and ciphertext, which travel in the handshake's payloads.
 
     Args:

@@ -33,7 +33,7 @@ IDLE_BURST = 1024
 IDLE_RATE = 256.0
 #: Smallest PING payload: 8 bytes tell one ping from another.
 MIN_PING = 8
-#: Misses after which the link is dead (design, 3.6).
+#: Misses after which the link is dead (doc/spec/wire.md).
 MISSES = 2
 #: Seconds of silence, at least and at most, after which a link that was busy is asked for a
 #: sign of life, while somebody waits for data: a path that freezes is noticed so.

@@ -66,7 +66,7 @@ STREAM_DRAIN_TIMEOUT = 60.0
 _ARRIVED = -1
 #: GOAWAY frames in a session's life: one per reason, and a repetition.
 MAX_GOAWAYS = 8
-#: Part of the ids after which a fresh session should take over (design, 3.4).
+#: Part of the ids after which a fresh session should take over (doc/spec/wire.md).
 EXHAUSTED = int(MAX_STREAM_ID * 0.9)
 
 #: Bytes that all streams of a session may keep unsent together; each of them may hold one
