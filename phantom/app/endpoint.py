@@ -5,7 +5,7 @@
     endpoint = clientFromString(reactor, "phantom:example.com:443:config=client.toml")
     endpoint.connect(factory)
 
-Every endpoint with the same file shares one link, which is dialled when it is first needed
+Every endpoint with the same file shares one link, which is dialled with the first of them
 and closed when the reactor stops.  No proxy port is opened.
 """
 

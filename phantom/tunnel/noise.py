@@ -119,7 +119,7 @@ class NoiseProtocol(Layer):
         if self._ended:
             return
         self._ended = True
-        log.info("link lost: {error}", error=str(error))
+        log.debug("records failed: {error}", error=str(error))
         self.transport.unregisterProducer()
         transport = self.transport
         self.upper.connectionLost(Failure(error))
