@@ -28,15 +28,12 @@ from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.mux import MultiplexerProtocol, MuxLimits
 from phantom.tunnel.registry import Drain
 from phantom.tunnel.session import Session
+from phantom.tunnel.surroundings import Surroundings
 
 log = make_logger()
 
 #: A request that comes this long after the last attempt is a reason to try at once.
 IMPATIENCE = 1.0
-#: Seconds between looks at the clocks and the local address.
-LOOK = 5.0
-#: A lead of the boot clock that grew by this many seconds is a sleep and no rounding.
-SLEEP_NOTICED = 3.0
 #: Seconds after either in which a link that falls silent says nothing of its path.
 WAKING = 30.0
 #: Seconds before a lost link is dialled anew, at least and at most.
@@ -128,11 +125,9 @@ class Dialer:
         self._waiting: list[Deferred[MultiplexerProtocol]] = []
         self._attempt: Race | None = None
         self._retry: IDelayedCall | None = None
-        self._look: IDelayedCall | None = None
+        self._surroundings = Surroundings(runtime, self._surroundings_changed)
         self._renewal: IDelayedCall | None = None
         self._expiry: IDelayedCall | None = None
-        self._lead = 0.0
-        self._address = ""
         self._failures = 0
         self._link: FrameProtocol | None = None
         # The newest link that came about, until its end is told to `known`.
@@ -159,18 +154,17 @@ class Dialer:
     def start(self) -> None:
         """Dial, and keep the link from now on."""
         self._running, self._stopping = True, False
-        self._lead = self._runtime.boottime() - self._runtime.monotonic()
-        self._address = self._runtime.local_address()
-        self._look = self._runtime.call_later(LOOK, self._look_around)
+        self._surroundings.start()
         self._dial()
 
     def stop(self) -> Deferred[None]:
         """Say goodbye, let streams finish for a moment, then close everything."""
         self._running, self._stopping = False, True
-        for timer in (self._retry, self._look, self._renewal, self._expiry):
+        self._surroundings.stop()
+        for timer in (self._retry, self._renewal, self._expiry):
             if timer is not None:
                 timer.cancel()
-        self._retry = self._look = self._renewal = self._expiry = None
+        self._retry = self._renewal = self._expiry = None
         if self._attempt is not None:
             self._attempt.cancel()
             self._attempt = None
@@ -526,20 +520,10 @@ class Dialer:
 
     # -- sleep and other networks ---------------------------------------------------------------
 
-    def _look_around(self) -> None:
-        """Notice that the machine slept, or that it is on another network now."""
-        self._look = self._runtime.call_later(LOOK, self._look_around)
-        lead = self._runtime.boottime() - self._runtime.monotonic()
-        slept, self._lead = lead - self._lead, lead
-        address = self._runtime.local_address()
-        moved, self._address = address != self._address, address
-        if slept >= SLEEP_NOTICED:
-            log.info("awake after {seconds:.0f} s of sleep; probing the link", seconds=slept)
-        elif moved:
+    def _surroundings_changed(self, moved: bool) -> None:
+        """Look after the link now: it may be dead without anybody having said so."""
+        if moved:
             self._freezes = Freezes()
-            log.info("the network has changed; probing the link")
-        else:
-            return
         self._meters.count("wake")
         self._woken = self._runtime.clock.seconds()
         session = self._session
