@@ -10,6 +10,7 @@ from functools import partial
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
@@ -19,7 +20,7 @@ from phantom.core.endpoint_list import ServerEndpoint
 from phantom.core.freezes import Freezes
 from phantom.core.session import BlockPool
 from phantom.core.wire import SESSION_ID_SIZE, GoawayReason
-from phantom.errors import PhantomError, SessionError
+from phantom.errors import HandshakeError, PhantomError, SessionError
 from phantom.runtime import Runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.attempt import Connect, Race
@@ -42,6 +43,9 @@ REDIAL = (0.02, 0.2)
 #: path that cuts every second is borne, a server that cuts at once is not stormed.
 QUICK_REDIALS = 20
 QUICK_REDIAL_RATE = 0.5
+#: Attempts in a row that may end in the middle of the handshake before back-off applies: a
+#: path that cuts links now and then cuts a new one too, and the waits would add up.
+QUICK_FAILURES = 3
 #: Seconds that the streams of a session which takes no new ones may go on: a server that
 #: restarts ends them sooner, and a session whose ids ran out may hold a long download.
 LONG_DRAIN = 3600.0
@@ -389,7 +393,7 @@ class Dialer:
             self._link_carries()
             return
         self._failures += 1
-        delay = self._schedule()
+        delay = self._schedule(quickly=self._was_cut_off(failure))
         log.warn(
             "no link: {why}; next attempt in {delay:.1f} s (failure {count} in a row)",
             why=why,
@@ -397,8 +401,20 @@ class Dialer:
             count=self._failures,
         )
 
-    def _schedule(self) -> float:
-        delay = backoff(max(1, self._failures), self._runtime.uniform(0.0, 1.0))
+    def _was_cut_off(self, failure: Failure) -> bool:
+        """Whether streams wait, and what cut their link seems to have cut the next one too."""
+        return (
+            self._expiry is not None
+            and self._failures <= QUICK_FAILURES
+            and failure.check(HandshakeError, ConnectionClosed) is not None
+            and self._quick.spend(self._runtime.clock.seconds())
+        )
+
+    def _schedule(self, *, quickly: bool = False) -> float:
+        if quickly:
+            delay = self._runtime.uniform(*REDIAL)
+        else:
+            delay = backoff(max(1, self._failures), self._runtime.uniform(0.0, 1.0))
         self._retry_in(delay)
         return delay
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import attrs
 import pytest
 from support.runtime import fake_runtime
@@ -91,6 +93,37 @@ def test_a_link_that_dies_at_once_again_and_again_backs_off() -> None:
     # Quick redials run out; then half a second or more lies between two.
     assert len(stack.attempts) < 20 + 60 * 0.5 + 60 / 0.5
     assert len(stack.attempts) < 130
+
+
+def cut_in_the_handshake(stack: Stack) -> None:
+    count = len(stack.pipes)
+    stack.run_until(lambda: len(stack.pipes) > count, 60)
+    stack.run(0.02)
+    stack.pipes[-1].cut()
+
+
+def test_cuts_in_the_handshake_of_a_redial_do_not_add_up() -> None:
+    """A path that cuts links cuts new ones too; streams wait meanwhile."""
+    stack = Stack(delay=0.05)
+    stack.dialer.start()
+    stack.run(20)
+    began = stack.clock.seconds()
+    stack.pipes[-1].cut()
+    for _ in range(3):
+        cut_in_the_handshake(stack)
+    stack.run_until(lambda: linked(stack), 20)
+    assert stack.clock.seconds() - began < 1.5
+
+
+def test_handshakes_that_are_always_cut_back_off() -> None:
+    stack = Stack(delay=0.05)
+    stack.dialer.start()
+    stack.run(20)
+    stack.pipes[-1].cut()
+    for _ in range(10):
+        cut_in_the_handshake(stack)
+    pauses = [b - a for a, b in itertools.pairwise(stack.attempts[-5:])]
+    assert max(pauses) > 3, pauses
 
 
 def test_a_silent_server_is_given_up_and_tried_again() -> None:
