@@ -330,7 +330,8 @@ class MultiplexerProtocol:
         self.draining = True
         # Streams the peer has not seen: it will never answer them.
         for stream in [s for i, s in self.streams.items() if self._is_ours(i) and i > last]:
-            stream.unseen(Outcome.SHUTTING_DOWN)
+            gone = Failure(StreamError("the peer takes no new streams", Outcome.SHUTTING_DOWN))
+            stream.give_up(Outcome.SHUTTING_DOWN, gone)
         if self._on_goaway is not None:
             self._on_goaway(self, reason)
 
@@ -346,7 +347,7 @@ class MultiplexerProtocol:
             reason = Failure(ConnectionDone())
         self.goaway(GoawayReason.SHUTDOWN)
         for stream in list(self.streams.values()):
-            stream.reset(Outcome.SHUTTING_DOWN, reason)
+            stream.give_up(Outcome.SHUTTING_DOWN, reason)
         self._session.finish(reason)
 
     def _share_outbox(self) -> None:

@@ -229,14 +229,15 @@ class Stream:
         self.state = State.CLOSED
         self._ended(reason, drop=True, later=True)
 
-    def unseen(self, outcome: Outcome) -> None:
-        """Give up a stream whose STREAM_OPEN the peer will never answer.
+    def give_up(self, outcome: Outcome, reason: Failure) -> None:
+        """Break the stream off, and tell whoever waits for a reply that none will come.
 
         Args:
-            outcome: What the opener is told.
+            outcome: What the peer and the opener are told.
+            reason: What the local protocol is told.
         """
+        self.reset(outcome, reason)
         self._tell_outcome(outcome)
-        self.reset(outcome, Failure(StreamError("the peer takes no new streams", outcome)))
 
     def getPeer(self) -> HostnameAddress:
         """Return a placeholder: the destination's address is known to the other end only."""

@@ -9,7 +9,9 @@ from support.stack import Stack
 from support.tunnel import SOMEWHERE, Recorder
 from twisted.python.failure import Failure
 
+from phantom.address import Destination
 from phantom.core.wire import GoawayReason
+from phantom.errors import Outcome, RelayError
 from phantom.tunnel.dialer import LONG_DRAIN
 from phantom.tunnel.mux import EXHAUSTED
 
@@ -124,3 +126,28 @@ def test_a_session_that_drains_does_not_stop_the_next_attempt() -> None:
     assert session.epoch == 2 and session._proposed is None, "it was answered only now"
     stack.run(60)
     assert dialer.mux is not None
+
+
+def test_requests_without_an_answer_get_one_when_the_client_stops() -> None:
+    stack = up()
+    failures: list[Failure] = []
+    slow = Destination("slow.example", 443)
+    stack.outbound.connect(slow, Recorder()).addErrback(failures.append)
+    stack.run()
+    stack.dialer.stop()
+    stack.run(3)
+    assert failures and failures[0].check(RelayError)
+    assert failures[0].value.outcome is Outcome.SHUTTING_DOWN
+    assert stack.destinations.cancelled == 1
+
+
+def test_a_server_that_stops_gives_its_dials_up() -> None:
+    stack = up()
+    failures: list[Failure] = []
+    slow = Destination("slow.example", 443)
+    stack.outbound.connect(slow, Recorder()).addErrback(failures.append)
+    stack.run()
+    done = stack.registry.shut_down(1)
+    stack.run(2)
+    assert done.called and stack.destinations.cancelled == 1
+    assert failures[0].value.outcome is Outcome.SHUTTING_DOWN
