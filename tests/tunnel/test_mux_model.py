@@ -19,10 +19,14 @@ from hypothesis.stateful import (
     rule,
 )
 from hypothesis.stateful import run_state_machine_as_test as run_machine
-from support.pipes import seeded_split
+from support.pipes import seeded_split, step
 from support.tunnel import Joined, Recorder
 
+from phantom.core.wire import Attach, FrameType, pack_frame
+from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.mux import MuxLimits
+from phantom.tunnel.registry import DetachedLimits
+from phantom.tunnel.session import DeadEnd
 from phantom.tunnel.stream import Stream
 
 LIMITS = MuxLimits(max_streams=16, session_memory=1024 * 1024, window=128 * 1024)
@@ -58,6 +62,7 @@ class Multiplexers(RuleBasedStateMachine):
     def start(self, seed: int, delay: float) -> None:
         self.joined = Joined(limits=LIMITS, delay=delay, split=seeded_split(seed))
         self.all: list[Conversation] = []
+        self.joined.registry._detached_limits = DetachedLimits(timeout=1e9)
         self.counter = 0
         self.free = self.joined.mux._pool.free
 
@@ -129,6 +134,43 @@ class Multiplexers(RuleBasedStateMachine):
         """Another link comes, whether the one before still lives or not."""
         self.joined.relink()
 
+    @rule(between=st.sampled_from([None, 0.0, 0.01, 0.03]))
+    def relink_twice(self, between: float | None) -> None:
+        """Two links are proposed, the first perhaps answered, perhaps on its way."""
+        self.joined.relink()
+        if between is not None:
+            self.settle(between)
+        self.joined.relink()
+
+    @rule(carried=st.integers(0, 120), server=st.booleans())
+    def cut_around_the_answer(self, carried: int, server: bool) -> None:
+        """A new link dies after so many bytes: in an ATTACH, or just behind it."""
+        self.joined.relink()
+        pipe, clock = self.joined.pipe, self.joined.clock
+        until = clock.seconds() + 1
+        while pipe.carried[server] < carried and clock.seconds() < until and step(clock):
+            pass
+        pipe.cut()
+
+    @rule(epoch=st.integers(0, 3))
+    def replay(self, epoch: int) -> None:
+        """An ATTACH from before comes again, by a link of the same client."""
+        joined = self.joined
+        attach = Attach(joined.session.session_id, joined.session.epoch - epoch, 0, 0, 0, 0)
+        kept = joined.client_link, joined.server_link, joined.client_end, joined.server_end
+        made: list[FrameProtocol] = []
+        joined._link(made.append)
+        made[0].receiver = DeadEnd()
+        known = len(joined.registry) and joined.server_session.epoch
+        if 0 <= attach.epoch <= known:
+            made[0].send_record(pack_frame(FrameType.ATTACH, 0, attach.encode()))
+        joined.client_link, joined.server_link, joined.client_end, joined.server_end = kept
+
+    @rule()
+    def wait_long(self) -> None:
+        """Longer than any timer of a link, shorter than a session may be without one."""
+        self.settle(50)
+
     @precondition(lambda self: self.all)
     @rule(seconds=st.sampled_from([0.0, 0.01, 0.05]))
     def wait(self, seconds: float) -> None:
@@ -182,7 +224,8 @@ class Multiplexers(RuleBasedStateMachine):
             assert not any(s.queued for s in mux.streams.values())
             assert mux._pool.free == self.free
         assert self.joined.session._log.size == 0
-        assert self.joined.session.idle and self.joined.server_session.idle
+        for session in (self.joined.session, self.joined.server_session):
+            assert session.idle and session._log._block is None
 
 
 def test_two_multiplexers_agree_whatever_happens() -> None:
