@@ -43,6 +43,11 @@ REDIAL = (0.02, 0.2)
 #: path that cuts every second is borne, a server that cuts at once is not stormed.
 QUICK_REDIALS = 20
 QUICK_REDIAL_RATE = 0.5
+#: Seconds, and round trips of the link that was lost, that an attempt begun before may still
+#: take: what silenced the link may have silenced it too, and its own time-outs are for
+#: servers that do not answer, far longer than streams should stand still.
+DOUBT = 1.0
+DOUBT_ROUND_TRIPS = 8.0
 #: Attempts in a row that may end in the middle of the handshake before back-off applies: a
 #: path that cuts links now and then cuts a new one too, and the waits would add up.
 QUICK_FAILURES = 3
@@ -129,6 +134,7 @@ class Dialer:
         self._waiting: list[Deferred[MultiplexerProtocol]] = []
         self._attempt: Race | None = None
         self._retry: IDelayedCall | None = None
+        self._doubt: IDelayedCall | None = None
         self._surroundings = Surroundings(runtime, self._surroundings_changed)
         self._renewal: IDelayedCall | None = None
         self._expiry: IDelayedCall | None = None
@@ -165,10 +171,10 @@ class Dialer:
         """Say goodbye, let streams finish for a moment, then close everything."""
         self._running, self._stopping = False, True
         self._surroundings.stop()
-        for timer in (self._retry, self._renewal, self._expiry):
+        for timer in (self._retry, self._doubt, self._renewal, self._expiry):
             if timer is not None:
                 timer.cancel()
-        self._retry = self._renewal = self._expiry = None
+        self._retry = self._doubt = self._renewal = self._expiry = None
         if self._attempt is not None:
             self._attempt.cancel()
             self._attempt = None
@@ -443,6 +449,7 @@ class Dialer:
             )
         link, self._link = self._link, None
         if link is not None:
+            self._doubt_attempt(link.round_trip or 0.0)
             # After sleep or a move links are silent for a reason that says nothing of the path.
             woken = self._runtime.clock.seconds() - self._woken < WAKING
             silent = link.fell_silent and not woken
@@ -455,6 +462,20 @@ class Dialer:
             self._known.lost(dialled.endpoint, dialled.network, lived)
         progress, self._progress = session.progress > self._progress, session.progress
         self._redial(progress)
+
+    def _doubt_attempt(self, round_trip: float) -> None:
+        """Give the attempt that is under way, if any, only a moment more."""
+        if self._attempt is None or self._doubt is not None or not self._running:
+            return
+        patience = max(DOUBT, DOUBT_ROUND_TRIPS * round_trip)
+        self._doubt = self._runtime.call_later(patience, self._dial_instead_of, self._attempt)
+
+    def _dial_instead_of(self, attempt: Race) -> None:
+        self._doubt = None
+        if self._attempt is attempt:
+            self._attempt = None
+            attempt.cancel()
+            self._dial()
 
     def _redial(self, progress: bool) -> None:
         if self._attempt is not None or not self._running:

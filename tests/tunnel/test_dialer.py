@@ -126,6 +126,27 @@ def test_handshakes_that_are_always_cut_back_off() -> None:
     assert max(pauses) > 3, pauses
 
 
+def test_an_attempt_that_fell_silent_with_the_link_is_not_waited_for() -> None:
+    """It began on the path that then froze; its own time-outs are far longer."""
+    stack = Stack(delay=0.05)
+    stack.dialer.start()
+    protocol = Recorder()
+    stack.outbound.connect(SOMEWHERE, protocol)
+    stack.run(20)
+    protocol.transport.write(b"x")
+    stack.dialer._renew()
+    stack.run(0.07)
+    old, new = stack.pipes
+    old.stall()
+    new.stall()
+    began = stack.clock.seconds()
+    stack.run_until(lambda: not linked(stack), 20)
+    assert stack.clock.seconds() - began < 5
+    stack.run_until(lambda: linked(stack), 20)
+    assert stack.clock.seconds() - began < 7
+    assert len(stack.pipes) == 3 and protocol.lost is None
+
+
 def test_a_silent_server_is_given_up_and_tried_again() -> None:
     stack = Stack(allowed=frozenset())
     stack.dialer.start()
