@@ -123,6 +123,20 @@ def system_resolver(reactor: Any) -> Resolve:
     return resolve
 
 
+def steady(reactor: Any) -> None:
+    """Let the reactor's timers follow a clock that nobody sets.
+
+    Twisted's follow the wall clock: set back by an hour, every keepalive and every redial
+    would come an hour late; set forward, sessions that wait would expire at once.
+
+    Args:
+        reactor: Without timers as yet: those already set would never come, so with any it
+            is left as it is.
+    """
+    if not reactor.getDelayedCalls():
+        reactor.seconds = time.monotonic
+
+
 def system_runtime(reactor: Any) -> Runtime:
     """Return the real thing around `reactor`."""
     return Runtime(

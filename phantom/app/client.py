@@ -21,7 +21,7 @@ from phantom.inbound.http import HttpProxyFactory
 from phantom.inbound.shared import SharedPortFactory
 from phantom.inbound.socks5 import Socks5Factory
 from phantom.outbound.tunnel import TunnelOutbound
-from phantom.runtime import Runtime, system_runtime
+from phantom.runtime import Runtime, steady, system_runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.dialer import Dialer, DialerSettings
 from phantom.tunnel.mux import MuxLimits
@@ -45,6 +45,7 @@ def makeService(options: Any) -> Service:
     from twisted.internet import reactor
 
     def make() -> Service:
+        steady(reactor)
         file = load_client(options["config"])
         apply_log_level(options, file.logging)
         return ClientService(system_runtime(reactor), file.client, own_program=True)

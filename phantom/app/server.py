@@ -35,7 +35,7 @@ from phantom.errors import ConfigurationError
 from phantom.inbound.tunnel import Gate, TunnelFactory, stream_acceptor
 from phantom.outbound.direct import DirectOutbound
 from phantom.outbound.own_addresses import own_addresses
-from phantom.runtime import Runtime, system_runtime
+from phantom.runtime import Runtime, steady, system_runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.mux import MuxLimits
 from phantom.tunnel.registry import DetachedLimits, SessionRegistry
@@ -59,6 +59,7 @@ def makeService(options: Any) -> Service:
     from twisted.internet import reactor
 
     def make() -> Service:
+        steady(reactor)
         path = options["config"]
         if path is None:
             raise ConfigurationError(

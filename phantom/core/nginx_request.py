@@ -203,10 +203,12 @@ class RequestReader:
         self._line: _RequestLine | None = None
         self._headers: dict[bytes, bytes] = {}
         self._head_size = 0
+        self._over = False
 
     def feed(self, data: bytes) -> None:
-        """Take received bytes."""
-        self.buffer += data
+        """Take received bytes; what follows a request of HTTP/0.9 is nobody's."""
+        if not self._over:
+            self.buffer += data
 
     def next_request(self) -> Request | None:
         """Return the next request, or None when it is not complete.
@@ -225,6 +227,7 @@ class RequestReader:
             path = normalise(line.path)
             if line.version == HTTP_09:
                 self.buffer = b""
+                self._over = True  # the answer ends the connection
             elif not self._read_headers():
                 return None
         except RequestError as error:

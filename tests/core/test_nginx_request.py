@@ -110,6 +110,11 @@ def test_no_path_leaves_the_root(segments: list[bytes]) -> None:
     assert path.startswith(b"/") and b".." not in path.split(b"/")
 
 
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_nothing_is_read_behind_http_09(size: int) -> None:
+    assert _read(b"GET /\n\x00", size) == ([b"/"], None)
+
+
 @given(
     st.one_of(
         st.binary(max_size=200),
