@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phantom.core.session import SMALL_PAYLOAD, SMALL_RECORD
+from phantom.core.session import MAX_RETAINED_BYTES, SMALL_PAYLOAD, SMALL_RECORD
 from phantom.core.wire import MAX_PAYLOAD, MAX_RECORD_PLAINTEXT
 
 #: Bytes a link carries in small records, and sees acknowledged, before it is trusted with
@@ -11,6 +11,11 @@ FRESH_BYTES = 64 * 1024
 #: ... and the seconds within which that must happen: on a slower link a large record would
 #: stand before a keystroke for seconds, and nothing be heard of the peer meanwhile.
 FRESH_TIME = 2.0
+#: Bytes that may be kept unacknowledged meanwhile.  What is kept goes again first on the next
+#: link, and on a path that lets a few kilobytes of each through, a window update behind
+#: megabytes of it would come after minutes.  Twice `FRESH_BYTES`, so that a good link does not
+#: stand still while the first half is acknowledged.
+FRESH_ROOM = 2 * FRESH_BYTES
 
 
 class Freshness:
@@ -43,6 +48,11 @@ class Freshness:
     def frame_limit(self) -> int:
         """Most bytes of payload in the next frames."""
         return MAX_PAYLOAD if self.trusted else SMALL_PAYLOAD
+
+    @property
+    def room(self) -> int:
+        """Bytes kept unacknowledged above which no data may be added."""
+        return MAX_RETAINED_BYTES if self.trusted else FRESH_ROOM
 
     def sent(self, size: int, sequence: int, now: float) -> None:
         """Note a record of an untrusted link.

@@ -143,6 +143,7 @@ class SendLog:
         acknowledged: The number of the first frame the peer does not have yet.
         size: Bytes held, headers included.
         frame_limit: Most bytes of payload that the streams should put into one frame now.
+        room: Bytes held above which no data may be appended now.
     """
 
     __slots__ = (
@@ -154,6 +155,7 @@ class SendLog:
         "acknowledged",
         "frame_limit",
         "next_sequence",
+        "room",
         "sent",
         "size",
     )
@@ -169,6 +171,7 @@ class SendLog:
         self.acknowledged = 0
         self.size = 0
         self.frame_limit = MAX_PAYLOAD
+        self.room = MAX_RETAINED_BYTES
 
     @property
     def has_unsent(self) -> bool:
@@ -192,8 +195,7 @@ class SendLog:
         Control frames may go beyond: they are few, and `overflowing` tells when they are not.
         """
         return (
-            self.size < MAX_RETAINED_BYTES
-            and self.next_sequence - self.acknowledged < MAX_RETAINED_FRAMES
+            self.size < self.room and self.next_sequence - self.acknowledged < MAX_RETAINED_FRAMES
         )
 
     @property

@@ -260,13 +260,20 @@ class Session:
     def _trust_anew(self) -> None:
         """A new link has yet to show that more than a few kilobytes pass, and quickly."""
         self._fresh = Freshness(self._runtime.clock.seconds())
+        self._set_limits()
+
+    def _set_limits(self) -> None:
         self._log.frame_limit = self._fresh.frame_limit
+        self._log.room = self._fresh.room
 
     def _acknowledged(self, received: int) -> None:
+        was_full = not self._log.has_room
         self._log.acknowledge(received)
         if not self._fresh.trusted:
             self._fresh.acknowledged(received, self._runtime.clock.seconds())
-            self._log.frame_limit = self._fresh.frame_limit
+            self._set_limits()
+        if was_full and self._log.has_room:
+            self.wake()  # all may have been sent, while the streams hold more
 
     # -- from the link (FrameReceiver) --------------------------------------------------
 

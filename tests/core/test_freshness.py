@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from phantom.core.freshness import FRESH_BYTES, FRESH_TIME, Freshness
-from phantom.core.session import SMALL_PAYLOAD, SMALL_RECORD
-from phantom.core.wire import MAX_PAYLOAD, MAX_RECORD_PLAINTEXT
+from phantom.core.session import (
+    MAX_RETAINED_BYTES,
+    SMALL_PAYLOAD,
+    SMALL_RECORD,
+    BlockPool,
+    SendLog,
+)
+from phantom.core.wire import MAX_PAYLOAD, MAX_RECORD_PLAINTEXT, FrameType
 
 
 def fill(fresh: Freshness, now: float, first: int = 0) -> int:
@@ -25,6 +31,21 @@ def test_small_until_enough_was_acknowledged() -> None:
     fresh.acknowledged(last, 0.1)
     assert fresh.trusted
     assert (fresh.record_limit, fresh.frame_limit) == (MAX_RECORD_PLAINTEXT, MAX_PAYLOAD)
+
+
+def test_little_is_kept_until_then() -> None:
+    """What is kept goes again first: a window update would wait behind it, link after link."""
+    fresh = Freshness(0.0)
+    log = SendLog(BlockPool())
+    log.room = fresh.room
+    while log.has_room:
+        log.append(FrameType.DATA, 1, bytes(SMALL_PAYLOAD))
+    assert FRESH_BYTES < log.size <= 4 * FRESH_BYTES
+    fresh.acknowledged(fill(fresh, 0.0), 0.1)
+    log.room = fresh.room
+    while log.has_room:
+        log.append(FrameType.DATA, 1, bytes(MAX_PAYLOAD))
+    assert log.size >= MAX_RETAINED_BYTES
 
 
 def test_a_slow_link_is_never_trusted_until_it_is_quick() -> None:
