@@ -91,6 +91,20 @@ def _timed(function: Callable[..., Any], seconds: float) -> Callable[..., Deferr
     return timed
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer the tests that take minutes."""
+    parser.addoption("--endurance", action="store_true", help="run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what takes minutes, visibly, unless it was asked for."""
+    if config.getoption("--endurance"):
+        return
+    for item in items:
+        if item.get_closest_marker("endurance") is not None:
+            item.add_marker(pytest.mark.skip(reason="takes minutes; run with --endurance"))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     """Wrap the test in its time limit; pytest-twisted then runs it."""

@@ -68,7 +68,7 @@ def survive(path: str, size: int, carrier: str, censored: Censored) -> None:
         f"{path}, {carrier}: {size / MEGABYTE:g} MB each way in {time.monotonic() - began:.1f} s, "
         f"{len(censor.connections)} links, longest stall {longest:.2f} s"
     )
-    assert longest < 10
+    assert longest < 20  # the first freeze, noticed by a probe that waits behind an upload
     assert "session lost" not in tunnel.client.log()
 
 
@@ -77,7 +77,7 @@ def test_a_transfer_both_ways_survives(path: str, carrier: str, censored: Censor
     survive(path, PATHS[path][1], carrier, censored)
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", PATHS)
 def test_ten_megabytes_both_ways_survive(path: str, carrier: str, censored: Censored) -> None:
@@ -160,7 +160,7 @@ def test_uploads_are_neither_torn_nor_doubled(carrier: str, censored: Censored) 
         assert read_all(connection).decode() == content_digest(size)
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.timeout(1200)
 def test_a_gibibyte_through_fifty_cuts(carrier: str, censored: Censored) -> None:
     tunnel, censor = censored(carrier)
@@ -316,7 +316,7 @@ def test_an_end_that_stands_still(make_tunnel: Callable[..., Tunnel]) -> None:
     stop_either_for(make_tunnel, "tls", 10)
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.timeout(240)
 def test_an_end_that_stands_still_for_a_minute(
     make_tunnel: Callable[..., Tunnel], carrier: str
