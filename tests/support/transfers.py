@@ -112,7 +112,10 @@ class BothWays:
             connection.settimeout(self._timeout)
             self._send(connection, self.up, seed=2)
             self._downloaded.read(connection)
-            assert self._served.wait(self._timeout), "the upload has not ended"
+            arrived = -1
+            while not self._served.wait(self._timeout):
+                assert self._uploaded.size > arrived, "the upload stands still"
+                arrived = self._uploaded.size
         assert self._downloaded.size == self.down
         assert self._downloaded.digest.digest() == digest_of(self.down, 1)
         assert self._uploaded.size == self.up
