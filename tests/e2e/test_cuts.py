@@ -72,7 +72,16 @@ def survive(path: str, size: int, carrier: str, censored: Censored) -> None:
     assert "session lost" not in tunnel.client.log()
 
 
-@pytest.mark.parametrize("path", PATHS)
+#: Freezing is the same to both carriers, and takes long to notice: TLS has it in the long run.
+QUICK = [
+    (carrier, path)
+    for carrier in ("tcp", "tls")
+    for path in PATHS
+    if carrier == "tcp" or "freeze" not in path
+]
+
+
+@pytest.mark.parametrize(("carrier", "path"), QUICK)
 def test_a_transfer_both_ways_survives(path: str, carrier: str, censored: Censored) -> None:
     survive(path, PATHS[path][1], carrier, censored)
 
