@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -141,15 +142,10 @@ def clock() -> Clock:
 
 
 def _runtime(reactor: Any, clock: Any) -> Runtime:
-    base = system_runtime(reactor)
-    return Runtime(
-        reactor=reactor,
+    return attrs.evolve(
+        system_runtime(reactor),
         clock=clock,
-        entropy=base.entropy,
         wall_time=lambda: (NOW + timedelta(hours=1)).timestamp(),
-        monotonic=base.monotonic,
-        boottime=base.boottime,
-        resolve=base.resolve,
     )
 
 
