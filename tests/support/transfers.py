@@ -40,6 +40,16 @@ def digest_of(size: int, seed: int) -> bytes:
     return digest.digest()
 
 
+def send_patiently(connection: socket.socket, data: bytes) -> None:
+    """Send everything, however long it takes; whoever reads notices when nothing moves."""
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[connection.send(left) :]
+        except TimeoutError:
+            continue
+
+
 class _Reader:
     """Hashes what arrives, and notes the longest time nothing did."""
 
@@ -89,7 +99,7 @@ class BothWays:
         def send() -> None:
             try:
                 for piece in pieces(size, seed):
-                    connection.sendall(piece)
+                    send_patiently(connection, piece)
                 connection.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # the reader of the same connection tells
