@@ -20,8 +20,7 @@ from phantom.carriers.decoy import BackendDecoy
 from phantom.carriers.drain import SilentDrain
 from phantom.carriers.proxy_protocol import ProxyProtocolFactory
 from phantom.carriers.strangers import Strangers
-from phantom.carriers.tls_openssl import ServerCertificates
-from phantom.carriers.tls_server import TLSServerFactory
+from phantom.carriers.tls_server import TLSServerFactory, server_engines
 from phantom.config.announced import announced_list
 from phantom.config.load import load_server
 from phantom.config.schema import ServerConfig, ServerFile
@@ -105,7 +104,7 @@ class ServerService(MultiService):
         self._reload = reload
         self.meters = Meters()
         self._certificates = (
-            ServerCertificates(str(config.tls_cert), str(config.tls_key))
+            server_engines(config.tls_engine, str(config.tls_cert), str(config.tls_key))
             if config.tls_cert is not None
             else None
         )

@@ -30,8 +30,8 @@ from phantom.telemetry import make_logger
 log = make_logger()
 
 #: How much plaintext goes up in one call: enough to make the calls cheap, little enough to
-#: let an interactive stream in between (PERFORMANCE: 128 KB when several are active).
-BATCH = 131072
+#: let an interactive stream in between; the transport reads no more at once.
+BATCH = 262144
 
 #: Seconds a server gives the handshake: nginx's default ``client_header_timeout``.
 SERVER_HANDSHAKE_TIMEOUT = 60.0

@@ -60,3 +60,27 @@ class TLSEngine(Protocol):
     def peer_chain(self) -> list[bytes]:
         """Return the certificates the peer sent, in DER, its own first; unverified."""
         ...
+
+
+class ServerEngines(Protocol):
+    """Makes server engines that show one certificate, replaceable while the server runs."""
+
+    def engine(self) -> TLSEngine:
+        """Return the server's side of a new connection."""
+        ...
+
+    def reload(self) -> None:
+        """Read the certificate and its key again, for connections made from now on.
+
+        Raises:
+            ConfigurationError: They cannot be used; the ones in force stay.
+        """
+        ...
+
+
+#: The protocols nginx agrees to without HTTP/2, in its order (ngx_http.h,
+#: NGX_HTTP_ALPN_PROTOS).
+HTTP1_ALPN = ("http/1.1", "http/1.0", "http/0.9")
+
+#: The same with HTTP/2 (ngx_http_ssl_module.c puts it first).
+H2_ALPN = ("h2", *HTTP1_ALPN)

@@ -12,11 +12,31 @@ from twisted.python.failure import Failure
 from phantom.carriers.nginx_site import Answer, SiteDecoy
 from phantom.carriers.strangers import Strangers
 from phantom.carriers.tls import SERVER_HANDSHAKE_TIMEOUT, TLSLayer
+from phantom.carriers.tls_engine import HTTP1_ALPN, ServerEngines
 from phantom.carriers.tls_openssl import ServerCertificates
+from phantom.carriers.tls_utls import UTLSServerCertificates
 from phantom.core.nginx_pages import DEFAULT_BANNER
 from phantom.core.nginx_request import Request
 from phantom.interfaces import StrangerPolicy
 from phantom.runtime import Runtime
+
+
+def server_engines(
+    engine: str, cert_path: str, key_path: str, alpn: tuple[str, ...] = HTTP1_ALPN
+) -> ServerEngines:
+    """Return what makes the server's side of TLS.
+
+    Args:
+        engine: "openssl" or "boringssl".
+        cert_path: A PEM file with the certificate and those that signed it, in order.
+        key_path: A PEM file with the private key.
+        alpn: The protocols to agree to, best first.
+
+    Raises:
+        ConfigurationError: The files cannot be used, or the engine is not installed.
+    """
+    make = UTLSServerCertificates if engine == "boringssl" else ServerCertificates
+    return make(cert_path, key_path, alpn)
 
 
 class _PlainHTTPSite:
@@ -60,8 +80,7 @@ class TLSServerFactory(Factory):
 
     Args:
         runtime: Timers.
-        certificates: What to show; `ServerCertificates.reload` applies to connections made
-            after it.
+        certificates: Makes the engines; its ``reload`` applies to connections made after it.
         inner_factory: Builds the protocols above; they start when TLS is up.
         not_tls: Takes a visitor whose first byte is not TLS; `plain_http_policy` unless
             given.
@@ -74,7 +93,7 @@ class TLSServerFactory(Factory):
     def __init__(
         self,
         runtime: Runtime,
-        certificates: ServerCertificates,
+        certificates: ServerEngines,
         inner_factory: IProtocolFactory,
         *,
         not_tls: StrangerPolicy | None = None,

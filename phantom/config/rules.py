@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def check_server(values: Mapping[str, Any], report: Report) -> None:
             "has no effect without TLS: a visitor on bare TCP gets silence",
             "set tls_cert and tls_key, or remove it",
         )
+    if values.get("tls_engine") == "boringssl" and find_spec("utls") is None:
+        report("tls_engine", "BoringSSL is not installed", "pip install 'phantom[utls]'")
     if isinstance(decoy, Path) and not os.path.isdir(decoy):
         report("decoy", _NO_FOLDER if os.path.exists(decoy) else "no such folder", None)
     _check_state_folder(values, report)

@@ -13,8 +13,10 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from phantom.carriers import tls_utls
 from phantom.carriers.tls import FAILED_LINGER, SERVER_HANDSHAKE_TIMEOUT, TLSLayer
 from phantom.carriers.tls_openssl import ServerCertificates
+from phantom.carriers.tls_server import server_engines
 from phantom.errors import HandshakeError
 from phantom.runtime import Runtime
 
@@ -53,9 +55,8 @@ class HalfCloser(Upper):
 
 @pytest.fixture
 def joined(runtime: Runtime, clock: Clock, certificate: Any, wire: Any) -> Any:
-    certificates = ServerCertificates(certificate[0], certificate[1])
-
-    def make(client_engine: Any, upper: type[Upper] = Upper) -> Any:
+    def make(client_engine: Any, upper: type[Upper] = Upper, server: str = "openssl") -> Any:
+        certificates = server_engines(server, certificate[0], certificate[1])
         near, far = upper(), upper()
         client = TLSLayer(runtime, client_engine(), near)
         peer = TLSLayer(runtime, certificates.engine(), far)
@@ -64,9 +65,12 @@ def joined(runtime: Runtime, clock: Clock, certificate: Any, wire: Any) -> Any:
     return make
 
 
-@pytest.fixture
-def pair(joined: Any, client_engine: Any) -> Any:
-    return lambda upper=Upper: joined(client_engine, upper)
+@pytest.fixture(params=["openssl", "boringssl"])
+def pair(joined: Any, client_engine: Any, request: pytest.FixtureRequest) -> Any:
+    """Makes two ends, by each of the client's engines with each of the server's."""
+    if request.param == "boringssl" and not tls_utls.AVAILABLE:
+        pytest.skip("the package utls is not installed")
+    return lambda upper=Upper: joined(client_engine, upper, request.param)
 
 
 def test_upper_starts_only_when_the_handshake_is_done(pair: Any) -> None:

@@ -20,7 +20,7 @@ from phantom.carriers import tls_client, tls_utls
 from phantom.carriers.registry import client_endpoint
 from phantom.carriers.tls_client import TLSClientEndpoint, TLSClientSettings
 from phantom.carriers.tls_openssl import ServerCertificates
-from phantom.carriers.tls_server import TLSServerFactory
+from phantom.carriers.tls_server import TLSServerFactory, server_engines
 from phantom.carriers.verify import format_pin, parse_pin
 from phantom.errors import ConfigurationError, HandshakeError
 
@@ -215,14 +215,17 @@ def test_fallback_is_announced_once(live_runtime: Any, monkeypatch: pytest.Monke
     assert len(said) == 1 and "pip install 'phantom[utls]'" in said[0]
 
 
+@pytest.mark.parametrize("server", ["openssl", "boringssl"])
 async def test_reload_keeps_what_works(
-    listen: Any, live_runtime: Any, authority: Any, tmp_path: Path
+    listen: Any, live_runtime: Any, authority: Any, tmp_path: Path, server: str
 ) -> None:
+    if server == "boringssl" and not tls_utls.AVAILABLE:
+        pytest.skip("the package utls is not installed")
     old, new = authority.issue(), authority.issue()
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     shutil.copy(old[0], cert)
     shutil.copy(old[1], key)
-    certificates = ServerCertificates(str(cert), str(key))
+    certificates = server_engines(server, str(cert), str(key))
     port = listen(certificates)
     endpoint = client_endpoint(
         live_runtime, "127.0.0.1", port, TLSClientSettings(sni="server.test", pin=old[2])
