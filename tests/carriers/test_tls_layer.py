@@ -188,19 +188,19 @@ def test_nothing_is_delivered_while_paused(pair: Any) -> None:
     near, far, wire = pair()
     wire.run()
     far.on_data = lambda: far.transport.pauseProducing()
-    near.transport.write(b"a" * 500_000)
+    near.transport.write(b"a" * 800_000)
     wire.run(lambda: 1_000_000)
     first = len(far.received)
-    assert 0 < first < 500_000
+    assert 0 < first < 800_000
     assert not wire.ends[1].reading
     far.transport.resumeProducing()
     assert len(far.received) == first, "delivery must not happen inside resumeProducing"
     wire.run()
-    assert first < len(far.received) < 500_000
+    assert first < len(far.received) < 800_000
     far.on_data = None
     far.transport.resumeProducing()
     wire.run()
-    assert len(far.received) == 500_000
+    assert len(far.received) == 800_000
 
 
 def test_close_waits_behind_paused_data(pair: Any) -> None:
