@@ -97,7 +97,7 @@ def typing(options: argparse.Namespace) -> None:
             with running(way, Rules(), options) as tunnel:
                 chance = random.Random(11)
                 person = Typing(tunnel.connect, timeout=options.patience)
-                moments = []
+                moments: list[float] = []
                 while len(moments) < options.cuts and person.error is None:
                     time.sleep(chance.uniform(0.1, 1.0))
                     before = len(person.echoes)
@@ -214,10 +214,11 @@ def memory(options: argparse.Namespace) -> None:
             with TcpServer(serve) as destination:
                 config = tunnel.write_client()
                 (folder / "keys").write_text("".join(f"{key_text(key)}\n" for key in keys))
-                command = [sys.executable, "-m", "benchmarks.crowd", config, folder / "keys"]
+                command = [sys.executable, "-m", "benchmarks.crowd"]
+                command += [str(config), str(folder / "keys"), str(destination.port)]
                 environment = clean_environment()
                 crowd = subprocess.Popen(
-                    [*command, str(destination.port)],
+                    command,
                     stdout=subprocess.PIPE,
                     env=environment,
                 )

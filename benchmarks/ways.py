@@ -152,7 +152,7 @@ def singbox(program: Path, folder: Path, rules: Rules) -> Iterator[Way]:
         ):
             config = folder / f"{name}.json"
             config.write_text(json.dumps({"log": {"level": "error"}} | ends))
-            command = [program, "run", "-c", config]
+            command: list[str | Path] = [program, "run", "-c", config]
             running.append(stack.enter_context(Program(f"sing-box-{name}", command, folder)))
         wait_until(lambda: listens(port) and listens(socks), "sing-box listens")
         yield Way(censor, through(socks), running[0], running[1])

@@ -1,0 +1,172 @@
+"""The project itself: this checkout, run by this interpreter, and other checkouts beside it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from benchmarks.peers.base import NAME, Commands, Peer, Place
+from benchmarks.programs import ROOT, Unavailable
+
+TWISTD = "from twisted.scripts.twistd import run; run()"
+
+#: Room for `idle10k` and its like.  Each stream may hold 16 KiB, and all of them must fit into
+#: the session's memory.
+ROOM = {"max_streams": 20_000, "session_memory": "400 MiB"}
+SERVER_ROOM = {"max_connections": 20_000, "max_connections_per_client": 20_000}
+
+
+@attrs.frozen
+class Variant:
+    """A way to run phantom: its carrier, and settings besides those it always has."""
+
+    name: str
+    tls: bool
+    note: str
+    group: str = "phantom"
+    server: Mapping[str, Any] = attrs.field(factory=dict)
+    client: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+VARIANTS = [
+    Variant("phantom-raw", tls=False, note="bare TCP, AES-GCM"),
+    Variant("phantom-tls", tls=True, note="TLS: utls to OpenSSL"),
+    Variant(
+        "phantom-tls-boringssl",
+        tls=True,
+        note='TLS: utls at both ends (tls_engine = "boringssl")',
+        group="optional",
+        server={"tls_engine": "boringssl"},
+    ),
+    Variant(
+        "phantom-raw-workers2",
+        tls=False,
+        note="bare TCP, two server processes (workers = 2)",
+        group="optional",
+        server={"workers": 2},
+    ),
+    Variant(
+        "phantom-tls-workers2",
+        tls=True,
+        note="TLS, two server processes (workers = 2)",
+        group="optional",
+        server={"workers": 2},
+    ),
+]
+
+
+def toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return tables of strings, numbers and lists as TOML."""
+    lines = []
+    for name, table in tables.items():
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def key_pair() -> tuple[str, str]:
+    """Return a fresh private key and its public one, in base64."""
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    key = X25519PrivateKey.generate()
+    raw = key.private_bytes_raw(), key.public_key().public_bytes_raw()
+    return base64.b64encode(raw[0]).decode(), base64.b64encode(raw[1]).decode()
+
+
+def known_settings(tree: Path) -> str:
+    """Return the text that declares the settings of a checkout."""
+    try:
+        return (tree / "phantom" / "config" / "schema.py").read_text()
+    except OSError:
+        raise Unavailable(f"no phantom in {tree}") from None
+
+
+def phantom(place: Place, variant: Variant, tree: Path) -> Commands:
+    """Run client and server of a checkout, each with twistd, with fresh keys."""
+    text = known_settings(tree)
+    for setting in [*variant.server, *variant.client]:
+        if f"    {setting}: " not in text:
+            raise Unavailable(f"phantom has no setting {setting} (yet)")
+    server_private, server_public = key_pair()
+    client_private, client_public = key_pair()
+    server = {
+        "listen": f"{place.server}:{place.port}",
+        "private_key": server_private,
+        "allowed_clients": [client_public],
+        "state_dir": str(place.folder / "server-state"),
+        **ROOM,
+        **SERVER_ROOM,
+    }
+    client = {
+        "server": f"{place.server}:{place.port}",
+        "server_public_key": server_public,
+        "private_key": client_private,
+        "state_dir": str(place.folder / "client-state"),
+        "socks5_listen": place.socks,
+        "http_listen": place.http,
+        **ROOM,
+    }
+    if variant.tls:
+        server |= {"tls_cert": place.certificate, "tls_key": place.key}
+        client |= {"tls_sni": NAME, "tls_ca": place.certificate}
+    egress = {"allow": ["127.0.0.0/8", "10.0.0.0/8"]}
+    files = {
+        "server": {"server": {**server, **variant.server}, "server.egress": egress},
+        "client": {"client": {**client, **variant.client}},
+    }
+    run = [sys.executable, "-c", TWISTD, "-n"]
+    commands = {
+        side: [
+            *run,
+            f"--pidfile={place.folder / side}.pid",
+            f"phantom-{side}",
+            *("--config", place.file(f"{side}.toml", toml(tables))),
+        ]
+        for side, tables in files.items()
+    }
+    return Commands(
+        server=[commands["server"]],
+        client=[commands["client"]],
+        proxy=f"socks5://{place.socks}",
+        http=place.http,
+        environment={"PYTHONPATH": str(tree)},
+    )
+
+
+def peers(tree: Path = ROOT, label: str = "") -> list[Peer]:
+    """Return the variants of a checkout.
+
+    Args:
+        tree: The checkout.
+        label: Added to the names behind an "@", to tell checkouts apart.
+    """
+    return [
+        Peer(
+            f"{variant.name}@{label}" if label else variant.name,
+            lambda place, variant=variant: phantom(place, variant, tree),  # type: ignore[misc]
+            f"phantom, {variant.note}",
+            "tls" if variant.tls else "aead",
+            variant.group,
+        )
+        for variant in VARIANTS
+    ]
+
+
+def commit(tree: Path = ROOT) -> str:
+    """Return the commit of a checkout, with a plus if files differ from it."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(tree), "describe", "--always", "--abbrev=10", "--dirty=+"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"

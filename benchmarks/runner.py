@@ -1,0 +1,164 @@
+"""Interleaved runs: every peer once, then every peer again, so that all meet the same weather."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TextIO
+
+import attrs
+
+from benchmarks.network import Network, Road
+from benchmarks.peers import phantom
+from benchmarks.peers.base import Peer
+from benchmarks.programs import Unavailable
+from benchmarks.report import brief
+from benchmarks.running import Failed, Row, Running
+from benchmarks.scenarios import Effort, Scenario
+from benchmarks.turns import Turn
+
+#: Failures after which a peer is left out of the runs that remain.
+PATIENCE = 2
+
+
+@attrs.frozen
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        peers: Whom to measure.
+        scenarios: What to do with them.
+        runs: How often.
+        effort: How long.
+        congestion: The TCP congestion controls to run the roads with, one after the other.
+            Loopback has the first.
+        private: Whether loopback scenarios may have a namespace of their own.
+    """
+
+    peers: Sequence[Peer]
+    scenarios: Sequence[Scenario]
+    runs: int
+    effort: Effort
+    congestion: Sequence[str]
+    private: bool = True
+
+
+def machine() -> dict[str, str]:
+    """Return what a figure's caption needs to say about where it comes from."""
+    model = ""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    with open("/proc/stat") as file:
+        cores = sum(line[:3] == "cpu" and line[3].isdigit() for line in file)
+    return {
+        "machine": f"{cores} x {model or platform.machine()}",
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "commit": phantom.commit(),
+    }
+
+
+class Runner:
+    """Carries out a plan, and writes a row for each scenario as soon as it is known.
+
+    Args:
+        plan: What to do.
+        output: A file for the rows, one JSON object a line.
+        tell: Told of each row as text.
+    """
+
+    def __init__(self, plan: Plan, output: TextIO | None, tell: Callable[[str], None]) -> None:
+        self.rows: list[Row] = []
+        self._plan, self._output, self._tell = plan, output, tell
+        self._turn = Turn()
+        self._failures: dict[str, int] = {}
+        self._about = machine()
+
+    def run(self) -> list[Row]:
+        """Run it all; return the rows."""
+        roads: dict[Road | None, list[Scenario]] = {}
+        for scenario in self._plan.scenarios:
+            roads.setdefault(scenario.road, []).append(scenario)
+        try:
+            for road, scenarios in roads.items():
+                controls = self._plan.congestion if road else self._plan.congestion[:1]
+                for number in range(1, self._plan.runs + 1):
+                    for congestion in controls:
+                        for peer in self._plan.peers:
+                            if self._failures.get(peer.name, 0) < PATIENCE:
+                                self._peer(peer, road, congestion, scenarios, number)
+        finally:
+            self._turn.drop()
+        return self.rows
+
+    def _peer(
+        self,
+        peer: Peer,
+        road: Road | None,
+        congestion: str,
+        scenarios: Sequence[Scenario],
+        number: int,
+    ) -> None:
+        """Run a peer through scenarios of one road: short ones on one start, others alone."""
+        together = [scenario for scenario in scenarios if not scenario.alone]
+        batches = [together] if together else []
+        batches += [[scenario] for scenario in scenarios if scenario.alone]
+        for batch in batches:
+            left = list(batch)
+            while left:
+                self._turn.take()
+                try:
+                    self._batch(peer, road, congestion, left, number)
+                except Unavailable as reason:
+                    self._emit(peer, left[0], number, congestion, {"skipped": str(reason)})
+                    self._failures[peer.name] = PATIENCE
+                    return
+                except (Failed, OSError, subprocess.SubprocessError) as error:
+                    row = {"error": f"{type(error).__name__}: {error}"}
+                    self._emit(peer, left.pop(0), number, congestion, row)
+                    self._failures[peer.name] = self._failures.get(peer.name, 0) + 1
+                    if self._failures[peer.name] >= PATIENCE:
+                        return
+
+    def _batch(
+        self, peer: Peer, road: Road | None, congestion: str, left: list[Scenario], number: int
+    ) -> None:
+        """Start a peer and measure, taking what is done off the list, until one has an error."""
+        network = Network(road, congestion, private=self._plan.private)
+        try:
+            with Running(peer, network) as running:
+                while left:
+                    self._turn.take()
+                    row = left[0].measure(running, self._plan.effort)
+                    if counters := network.road_counters():
+                        row["road"] = counters
+                    self._emit(peer, left.pop(0), number, network.congestion, row)
+                    if row.get("error"):
+                        return
+        finally:
+            network.close()
+
+    def _emit(
+        self, peer: Peer, scenario: Scenario, number: int, congestion: str, measured: Row
+    ) -> None:
+        row: Row = {
+            "peer": peer.name,
+            "scenario": scenario.name,
+            "kind": scenario.kind,
+            "cc": congestion,
+            "run": number,
+            "time": round(time.time()),
+            **self._about,
+            **measured,
+        }
+        self.rows.append(row)
+        if self._output is not None:
+            self._output.write(json.dumps(row) + "\n")
+            self._output.flush()
+        self._tell(f"[{number}] {peer.name:22s} {scenario.name:16s} {brief(measured)}")
