@@ -64,18 +64,9 @@ class Running:
         self.client: list[subprocess.Popen[bytes]] = []
         self._destination: subprocess.Popen[bytes] | None = None
         self._log = (self.folder / "log").open("wb")
-        if network.private:
-            ports = (*PRIVATE_PORTS, DESTINATION_PORT)
-        else:
-            ports = free_ports(5)
-        *tunnel, self.destination_port = ports
-        self.place = Place(
-            self.folder,
-            network.server_host,
-            *tunnel,
-            network.destination_host,
-            self.destination_port,
-        )
+        ports = (*PRIVATE_PORTS, DESTINATION_PORT) if network.private else free_ports(5)
+        self.destination_port = ports[-1]
+        self.place = Place(self.folder, network.server_host, network.destination_host, *ports)
         try:
             self._start()
         except BaseException:

@@ -24,11 +24,11 @@ class Place:
 
     folder: Path
     server: str
+    destination: str
     port: int
     inner_port: int
     socks_port: int
     http_port: int
-    destination: str
     destination_port: int
 
     @property
