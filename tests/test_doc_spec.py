@@ -15,7 +15,7 @@ from phantom.core.stream import TRANSITIONS, Event
 from phantom.crypto import kdf
 from phantom.crypto.records import RecordSealer
 from phantom.errors import EXPLANATIONS, Outcome
-from phantom.tunnel import acknowledge, frame, mux, registry
+from phantom.tunnel import acknowledge, frame, mux, post_quantum, registry
 from phantom.tunnel import session as tunnel_session
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -235,3 +235,27 @@ def test_handshake_check_values() -> None:
         vector["prologue"],
     ]
     assert f"`{vector['secret_path']}`" in text
+
+
+def test_post_quantum_check_values() -> None:
+    vector = VECTORS["post_quantum"][0]
+    table = rows(section(HANDSHAKE, "Post-quantum check values"))
+    link = vector["exchange"]
+    assert [row[1].strip("`") for row in table] == [
+        vector["kem_secret"],
+        link["handshake_hash"],
+        link["client_send"],
+        link["mixed_client_send"],
+        vector["steps"][0]["name"],
+        vector["steps"][0]["secret"],
+    ]
+
+
+def test_post_quantum_numbers() -> None:
+    text = flat(HANDSHAKE, "Post-quantum")
+    assert str(kdf.MIX_LABEL)[1:].strip("'") in text
+    for label in (kdf.RATCHET_LABEL, kdf.STEP_LABEL):
+        assert f'`"{label.decode()}"`' in text
+    assert post_quantum.FRESH_EXCHANGE_AFTER == 3600 and "for an hour" in text
+    assert post_quantum.KEEP_EXCHANGE == 7200 and "for two" in text
+    assert f"up to {post_quantum.EXCHANGES_PER_CLIENT} exchanges" in text

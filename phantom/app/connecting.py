@@ -8,13 +8,16 @@ from phantom.carriers.registry import client_endpoint
 from phantom.carriers.tls_client import TLSClientSettings
 from phantom.config.schema import ClientConfig
 from phantom.core.endpoint_list import Carrier, ServerEndpoint
-from phantom.core.handshake import Cipher, Mode
+from phantom.core.handshake import Cipher, Mode, PostQuantum
+from phantom.crypto import kem
+from phantom.errors import ConfigurationError
 from phantom.runtime import Runtime
 from phantom.telemetry import Meters
 from phantom.tunnel.attempt import Connect
 from phantom.tunnel.endpoint_memory import MemoryFile, fingerprint
 from phantom.tunnel.endpoints import KnownEndpoints
 from phantom.tunnel.noise import InitiatorSettings
+from phantom.tunnel.post_quantum import ClientSecrets
 
 
 def choose_cipher(setting: str) -> Cipher:
@@ -28,6 +31,22 @@ def choose_cipher(setting: str) -> Cipher:
     if setting == "chachapoly":
         return Cipher.CHACHAPOLY
     return Cipher.AESGCM if has_aes_instructions() else Cipher.CHACHAPOLY
+
+
+def post_quantum_policy(setting: str) -> PostQuantum:
+    """Return the policy for ``post_quantum = auto|require|off``.
+
+    Raises:
+        ConfigurationError: It is required, and this machine cannot do it.
+    """
+    policy = PostQuantum(setting)
+    if policy is PostQuantum.REQUIRE and not kem.available():
+        raise ConfigurationError(
+            "this machine's cryptography package was built without ML-KEM-768",
+            key="post_quantum",
+            fix='upgrade that package, or set post_quantum = "auto"',
+        )
+    return policy
 
 
 def has_aes_instructions() -> bool:
@@ -65,6 +84,8 @@ def known_endpoints(runtime: Runtime, config: ClientConfig, meters: Meters) -> K
 def connector(runtime: Runtime, config: ClientConfig) -> Connect:
     """Return what prepares the attempt at an endpoint."""
     cipher = choose_cipher(config.cipher)
+    post_quantum = post_quantum_policy(config.post_quantum)
+    secrets = ClientSecrets()
 
     def connect(endpoint: ServerEndpoint) -> tuple[IStreamClientEndpoint, InitiatorSettings]:
         tls = None if endpoint.carrier is Carrier.TCP else tls_settings(config, endpoint)
@@ -77,6 +98,8 @@ def connector(runtime: Runtime, config: ClientConfig) -> Connect:
             host="" if tls is None else http_host(tls.sni, endpoint.port),
             prefix=config.tcp_prefix,
             timeout=config.handshake_timeout,
+            post_quantum=post_quantum,
+            secrets=secrets,
         )
 
     return connect

@@ -11,6 +11,7 @@ import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
 
+from phantom.app.connecting import post_quantum_policy
 from phantom.app.descriptors import raise_descriptor_limit
 from phantom.app.listening import ListeningService, address_text, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
@@ -164,6 +165,7 @@ class ServerService(MultiService):
             keepalive=config.keepalive,
             admission=Admission(undecided, max(1, undecided // PREFIX_SHARE)),
             meters=self.meters,
+            post_quantum=post_quantum_policy(config.post_quantum),
         )
         if certificates is not None and guests is not None:
             self._backend = guests.backend

@@ -212,6 +212,15 @@ class ServerConfig:
             "user's own",
         ),
     )
+    post_quantum: str = attrs.field(
+        default="auto",
+        metadata=about(
+            kinds.choice("auto", "require", "off"),
+            "Whether the keys of links also rest on ML-KEM-768, so that a quantum computer of "
+            "the future does not open what is recorded today. `auto`: with every client that "
+            "does it too. `require`: no link without it. `off`: never.",
+        ),
+    )
     trusted_proxies: tuple[IPNetwork | UnixSocket, ...] = attrs.field(
         default=(),
         metadata=about(
@@ -449,6 +458,15 @@ class ClientConfig:
             kinds.choice("auto", "aesgcm", "chachapoly"),
             "The cipher of the tunnel; `auto` takes AES-GCM where the processor has "
             "instructions for it.",
+        ),
+    )
+    post_quantum: str = attrs.field(
+        default="auto",
+        metadata=about(
+            kinds.choice("auto", "require", "off"),
+            "Whether the keys of links also rest on ML-KEM-768, so that a quantum computer of "
+            "the future does not open what is recorded today. `auto`: with every server that "
+            "does it too. `require`: no link without it. `off`: never.",
         ),
     )
     proxy_users: Mapping[str, Secret] = attrs.field(

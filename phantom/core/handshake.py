@@ -40,6 +40,8 @@ ENCAPSULATION_KEY_SIZE = 1184
 KEM_CIPHERTEXT_SIZE = 1088
 #: Bytes that name a server's process: random, so that no two are alike.
 INSTANCE_SIZE = 16
+#: Bytes that name a secret both sides hold: derived, as good as random.
+SECRET_NAME_SIZE = 16
 
 
 class Cipher(enum.IntEnum):
@@ -47,6 +49,16 @@ class Cipher(enum.IntEnum):
 
     AESGCM = 1
     CHACHAPOLY = 2
+
+
+class PostQuantum(enum.Enum):
+    """Whether a link's keys also rest on ML-KEM-768; the value is the setting's."""
+
+    #: Where the peer does it too.
+    AUTO = "auto"
+    #: Or there is no link.
+    REQUIRE = "require"
+    OFF = "off"
 
 
 class Mode(enum.IntEnum):
@@ -79,6 +91,9 @@ class Field(enum.IntEnum):
     #: In message 2: names the running process of the server, so that a client knows whether
     #: a session the server does not know was lost with a restart or never reached it.
     INSTANCE = 0x07
+    #: Names a secret that an earlier link left behind, to be mixed into this one's keys in
+    #: place of a new ML-KEM exchange; in message 2 the same name says that the server has it.
+    KNOWN_SECRET = 0x08
 
 
 #: From here on a type must be understood (one bit, so that old receivers can tell).
@@ -96,6 +111,7 @@ _SIZES: dict[int, int] = {
     Field.KEM_CIPHERTEXT: KEM_CIPHERTEXT_SIZE,
     Field.EARLY_DATA: 0,
     Field.INSTANCE: INSTANCE_SIZE,
+    Field.KNOWN_SECRET: SECRET_NAME_SIZE,
 }
 
 
@@ -110,6 +126,7 @@ class HandshakePayload:
         encapsulation_key: An ML-KEM-768 encapsulation key (message 1).
         kem_ciphertext: An ML-KEM-768 ciphertext (message 2).
         instance: Names the server's process (message 2).
+        known_secret: Names a secret of an earlier link.
     """
 
     timestamp: int | None = None
@@ -118,6 +135,7 @@ class HandshakePayload:
     encapsulation_key: bytes | None = attrs.field(default=None, repr=False)
     kem_ciphertext: bytes | None = attrs.field(default=None, repr=False)
     instance: bytes | None = None
+    known_secret: bytes | None = attrs.field(default=None, repr=False)
 
     def encode(self, padding: int = 0) -> bytes:
         """Return the wire form.
@@ -141,6 +159,7 @@ class HandshakePayload:
             (Field.ENCAPSULATION_KEY, self.encapsulation_key),
             (Field.KEM_CIPHERTEXT, self.kem_ciphertext),
             (Field.INSTANCE, self.instance),
+            (Field.KNOWN_SECRET, self.known_secret),
         ):
             if value is not None:
                 if len(value) != _SIZES[kind]:
@@ -194,4 +213,5 @@ class HandshakePayload:
             encapsulation_key=found.get(Field.ENCAPSULATION_KEY),
             kem_ciphertext=found.get(Field.KEM_CIPHERTEXT),
             instance=found.get(Field.INSTANCE),
+            known_secret=found.get(Field.KNOWN_SECRET),
         )

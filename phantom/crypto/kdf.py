@@ -20,6 +20,10 @@ LENGTH_LABEL = b"phantom 1 length"
 BODY_LABEL = b"phantom 1 body"
 #: A transport key joined with a second secret; the handshake hash follows.
 MIX_LABEL = b"phantom 1 mix "
+#: The beginning of the ratchet that a link with an ML-KEM exchange leaves behind.
+RATCHET_LABEL = b"phantom 1 ratchet"
+#: One step of that ratchet.
+STEP_LABEL = b"phantom 1 ratchet step"
 
 
 def derive(ikm: bytes, info: bytes, *, salt: bytes | None = None, length: int = 32) -> bytes:

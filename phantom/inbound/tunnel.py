@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from phantom.address import Destination
 from phantom.carriers.tcp import prepare_link_socket
 from phantom.core.admission import Admission
-from phantom.core.handshake import INSTANCE_SIZE, HandshakePayload, Mode
+from phantom.core.handshake import INSTANCE_SIZE, HandshakePayload, Mode, PostQuantum
 from phantom.core.replay import ReplayVerdict
 from phantom.errors import Outcome, RelayError
 from phantom.interfaces import Outbound, StrangerPolicy
@@ -25,6 +25,7 @@ from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.mux import Acceptor
 from phantom.tunnel.noise import NoiseResponder
+from phantom.tunnel.post_quantum import ServerSecrets
 from phantom.tunnel.registry import SessionRegistry
 from phantom.tunnel.stream import Stream
 
@@ -93,6 +94,7 @@ class TunnelFactory(Factory):
         keepalive: Seconds, see `FrameProtocol`.
         admission: Bounds undecided visitors; the oldest gives way, and becomes a stranger.
         meters: Counts visitors.
+        post_quantum: Whether to do an ML-KEM exchange with clients.
     """
 
     noisy = False
@@ -112,6 +114,7 @@ class TunnelFactory(Factory):
         keepalive: float,
         admission: Admission,
         meters: Meters,
+        post_quantum: PostQuantum = PostQuantum.AUTO,
     ) -> None:
         self._runtime = runtime
         self._registry = registry
@@ -125,6 +128,8 @@ class TunnelFactory(Factory):
         self._keepalive = keepalive
         self._admission = admission
         self._meters = meters
+        self._post_quantum = post_quantum
+        self._secrets = ServerSecrets()
         self._instance = runtime.entropy(INSTANCE_SIZE)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
@@ -142,6 +147,8 @@ class TunnelFactory(Factory):
             timeout=self._handshake_timeout,
             visitors=self,
             instance=self._instance,
+            post_quantum=self._post_quantum,
+            secrets=self._secrets,
         )
 
     # -- Visitors -----------------------------------------------------------------------

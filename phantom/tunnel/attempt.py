@@ -17,6 +17,7 @@ from phantom.layer import switch_protocol
 from phantom.runtime import Runtime
 from phantom.tunnel.frame import DeadEnd, FrameProtocol
 from phantom.tunnel.noise import InitiatorSettings, NoiseInitiator
+from phantom.tunnel.post_quantum import SecretForgottenError
 
 #: A link that failed is left silently for this many seconds, at least and at most, before
 #: it is closed: closing at once would tell an attacker where in the stream it failed.
@@ -177,6 +178,7 @@ class Attempt(DeadEnd):
         self._on_failure = on_failure
         self._connecting: Deferred[Any] | None = None
         self._noise: NoiseInitiator | None = None
+        self._again = False
         self._done = False
 
     def begin(self) -> None:
@@ -211,6 +213,10 @@ class Attempt(DeadEnd):
         self._connecting = None
         if self._done:
             return  # cancelled, or told already; how the rest of it ends is of no interest
+        if failure.check(SecretForgottenError) and not self._again:
+            self._again = True  # a server that was restarted; the secret has been dropped
+            self.begin()
+            return
         self._done = True
         self._on_failure(failure)
 

@@ -290,7 +290,7 @@ class Dialer:
         if session is None:
             self._begin(link)
         else:
-            session.resume(link, partial(self._resumed, session))
+            session.resume(link, partial(self._resumed, session, link))
 
     def _leave_host(self, session: Session) -> None:
         """Make way for a session on another host, where this one cannot go on."""
@@ -310,6 +310,8 @@ class Dialer:
 
     def _begin(self, link: FrameProtocol) -> None:
         log.info("link up after {ms} ms", ms=self._milliseconds_since(self._last_attempt))
+        if not link.post_quantum:
+            log.info("its keys rest on X25519 alone: no post-quantum exchange was done")
         self._instance = link.peer_instance
         self._progress = 0
         self._mux = MultiplexerProtocol(
@@ -327,11 +329,12 @@ class Dialer:
             on_detached=self._detached,
             on_end=self._session_ended,
         )
-        self._session.begin(link, self._confirmed)
+        self._session.begin(link, partial(self._confirmed, link))
         self._link_carries()
 
-    def _resumed(self, session: Session, again: int) -> None:
+    def _resumed(self, session: Session, link: FrameProtocol, again: int) -> None:
         self._meters.count("session.resumed")
+        link.confirmed()
         if session is not self._session:
             return  # retired meanwhile: its link is nobody's hope
         if self._expiry is None:
@@ -344,11 +347,12 @@ class Dialer:
                 ms=self._milliseconds_since(self._lost_at),
                 again=again,
             )
-        self._confirmed(again)
+        self._failures = 0
         self._link_carries()
 
-    def _confirmed(self, _again: int) -> None:
+    def _confirmed(self, link: FrameProtocol, _again: int) -> None:
         """The server has answered: what failed before does not count any more."""
+        link.confirmed()
         self._failures = 0
 
     def _link_carries(self) -> None:

@@ -158,6 +158,16 @@ class FrameProtocol:
         return instance
 
     @property
+    def post_quantum(self) -> bool:
+        """Whether the link's keys rest on more than X25519."""
+        value: bool = self.transport.post_quantum
+        return value
+
+    def confirmed(self) -> None:
+        """Tell the layers below that the peer has proven itself live."""
+        self.transport.confirmed()
+
+    @property
     def received(self) -> int:
         """Bytes received, those of an incomplete record included."""
         count: int = self.transport.received

@@ -20,7 +20,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from phantom.core.handshake import Cipher, HandshakePayload, Mode
+from phantom.core.handshake import Cipher, HandshakePayload, Mode, PostQuantum
 from phantom.core.opening import (
     BareOpening,
     BareReply,
@@ -35,22 +35,31 @@ from phantom.core.opening import (
     random_prefix,
 )
 from phantom.crypto.header import open_header, prologue, seal_header, secret_path
-from phantom.crypto.noise_ik import Ephemeral, Initiator, Responder, TransportKeys
+from phantom.crypto.noise_ik import Ephemeral, Initiator, Responder
 from phantom.crypto.records import RecordOpener, RecordReader, RecordSealer
 from phantom.errors import HandshakeError, PhantomError, RemoteProtocolError, TimeoutExpired
 from phantom.interfaces import StrangerPolicy
 from phantom.layer import Layer, forward_half_close
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
+from phantom.tunnel.post_quantum import (
+    Agreed,
+    ClientExchange,
+    ClientSecrets,
+    ServerExchange,
+    ServerSecrets,
+)
 
 log = make_logger()
 
 #: Bytes of padding in the first message on bare TCP, at least and at most: no two clients
-#: share a length, and one TCP segment holds it.
+#: share a length.  With an ML-KEM key the whole has 1.3 to 2.1 KB, the size of a browser's
+#: hello with such a key, which is what most connections of today begin with.
 BARE_PADDING = (24, 700)
-#: Inside TLS the first burst is at least 3.4 KB, so that it does not look like a small
-#: encapsulated ClientHello (detector: the nDPI TLS-in-TLS rule; margin measured in design).
-TLS_PADDING = (3400, 4600)
+#: Bytes of the first message's payload inside TLS, padding included.  The first burst is at
+#: least 3.4 KB, so that it does not look like a small encapsulated ClientHello (detector: the
+#: nDPI TLS-in-TLS rule; margin measured in design), whether an ML-KEM key is in it or not.
+TLS_PAYLOAD = (3400, 4600)
 #: What a TLS server says to a bare link: an alert (RFC 8446, section 6), or a web server's
 #: complaint about plain HTTP.
 _TLS_ANSWERS = (b"\x15\x03", b"HTTP/1.")
@@ -73,6 +82,7 @@ class NoiseProtocol(Layer):
         peer_instance: On the client, what names the server's running process.
         established: Whether the handshake is done.
         received: Bytes of records received, those of incomplete ones included.
+        post_quantum: Whether the keys rest on more than X25519; set when established.
     """
 
     def __init__(self, runtime: Runtime, upper: Any, abandon: StrangerPolicy) -> None:
@@ -84,19 +94,30 @@ class NoiseProtocol(Layer):
         self.handshake_time: float | None = None
         self.established = False
         self.received = 0
+        self.post_quantum = False
+        self._on_confirmed: Callable[[], None] | None = None
         self._ended = False
         self._seal: Callable[[bytes | memoryview], bytes]
         self._reader: RecordReader
         self._timer: IDelayedCall | None = None
 
-    def _establish(self, keys: TransportKeys, leftover: bytes) -> None:
+    def _establish(self, agreed: Agreed, leftover: bytes) -> None:
         self._stop_timer()
         self.established = True
+        keys = agreed.keys
+        self.post_quantum = agreed.post_quantum
+        self._on_confirmed = agreed.confirmed
         self._seal = RecordSealer(keys.send, keys.cipher).seal
         self._reader = RecordReader(RecordOpener(keys.receive, keys.cipher))
         self.start_upper()
         if leftover and not self._ended:
             self._records_received(leftover)
+
+    def confirmed(self) -> None:
+        """Note that the peer has proven itself live: the layers above have understood it."""
+        confirmed, self._on_confirmed = self._on_confirmed, None
+        if confirmed is not None:
+            confirmed()
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
@@ -159,6 +180,8 @@ class InitiatorSettings:
         host: The Host of the HTTP request, inside TLS.
         prefix: Whether a bare link begins with random printable bytes.
         timeout: Seconds for the whole handshake.
+        post_quantum: Whether to do an ML-KEM exchange.
+        secrets: What earlier links left of one; None to do it for every link.
     """
 
     private_key: bytes = attrs.field(repr=False)
@@ -168,6 +191,8 @@ class InitiatorSettings:
     host: str = ""
     prefix: bool = True
     timeout: float = 10.0
+    post_quantum: PostQuantum = PostQuantum.AUTO
+    secrets: ClientSecrets | None = None
 
 
 class NoiseInitiator(NoiseProtocol):
@@ -194,6 +219,7 @@ class NoiseInitiator(NoiseProtocol):
         self._settings = settings
         self._on_failure = on_failure
         self._handshake: Initiator
+        self._exchange: ClientExchange
         self._reply: BareReply | HttpReply
 
     def connectionMade(self) -> None:
@@ -210,10 +236,20 @@ class NoiseInitiator(NoiseProtocol):
         self.peer_key = settings.server_key
         bare = settings.mode is Mode.BARE
         ephemeral = self._make_ephemeral(bare)
-        low, high = BARE_PADDING if bare else TLS_PADDING
-        payload = HandshakePayload(timestamp=int(self._runtime.wall_time() * 1000)).encode(
-            padding=self._runtime.randint(low, high)
+        self._exchange = ClientExchange(
+            settings.post_quantum,
+            settings.server_key,
+            settings.secrets,
+            self._runtime.entropy,
+            self._began,
         )
+        content = HandshakePayload(
+            timestamp=int(self._runtime.wall_time() * 1000), **self._exchange.fields
+        )
+        padding = self._runtime.randint(*(BARE_PADDING if bare else TLS_PAYLOAD))
+        if not bare:
+            padding = max(0, padding - len(content.encode()))
+        payload = content.encode(padding=padding)
         rest_length = 48 + len(payload) + 16  # sealed static key, payload and its tag
         header = seal_header(
             settings.server_key, ephemeral.wire, b"client", rest_length, settings.cipher
@@ -276,10 +312,11 @@ class NoiseInitiator(NoiseProtocol):
     def _message_received(self, reply: MessageTwo) -> None:
         if reply.cipher != self._settings.cipher:
             raise HandshakeError("the server answered with another cipher")
-        payload = self._handshake.read_message_2(reply.e + reply.rest)
+        payload = HandshakePayload.decode(self._handshake.read_message_2(reply.e + reply.rest))
+        agreed = self._exchange.finish(payload, self._handshake.keys)
         self.handshake_time = self._runtime.clock.seconds() - self._began
-        self.peer_instance = HandshakePayload.decode(payload).instance or b""
-        self._establish(self._handshake.keys, reply.leftover)
+        self.peer_instance = payload.instance or b""
+        self._establish(agreed, reply.leftover)
 
     def _timed_out(self) -> None:
         self._timer = None
@@ -365,6 +402,8 @@ class NoiseResponder(NoiseProtocol):
         timeout: Seconds until a visitor without a message is a stranger.
         visitors: Counts the undecided.
         instance: Names this process to clients, 16 random bytes.
+        post_quantum: Whether to do an ML-KEM exchange.
+        secrets: What earlier links left of one.
     """
 
     def __init__(
@@ -381,8 +420,12 @@ class NoiseResponder(NoiseProtocol):
         timeout: float,
         visitors: Visitors,
         instance: bytes,
+        post_quantum: PostQuantum,
+        secrets: ServerSecrets,
     ) -> None:
         super().__init__(runtime, upper, abandon)
+        self._post_quantum = post_quantum
+        self._secrets = secrets
         self._private_key = private_key
         self._public_key = public_key
         self._mode = mode
@@ -431,21 +474,35 @@ class NoiseResponder(NoiseProtocol):
         try:
             client_key, raw = handshake.read_message_1(message.e + message.rest)
             payload = HandshakePayload.decode(raw)
+            exchange = ServerExchange(
+                self._post_quantum,
+                self._secrets,
+                client_key,
+                payload,
+                self._runtime.clock.seconds(),
+            )
         except (HandshakeError, RemoteProtocolError):
             self._turn_away()
             return
         if not self._gatekeeper.authorise(client_key, payload, message.e):
             self._turn_away()
             return
-        self._answer(handshake, message, client_key, bare)
+        self._answer(handshake, message, client_key, exchange)
 
     def _answer(
-        self, handshake: Responder, message: MessageOne, client_key: bytes, bare: bool
+        self,
+        handshake: Responder,
+        message: MessageOne,
+        client_key: bytes,
+        exchange: ServerExchange,
     ) -> None:
+        bare = self._mode is Mode.BARE
         make = Ephemeral.elligator if bare else Ephemeral.plain
         ephemeral = make(self._runtime.entropy)
         payload = HandshakePayload(
-            timestamp=int(self._runtime.wall_time() * 1000), instance=self._instance
+            timestamp=int(self._runtime.wall_time() * 1000),
+            instance=self._instance,
+            **exchange.answer(),
         ).encode(padding=self._runtime.randint(*REPLY_PADDING))
         header = seal_header(
             self._public_key, ephemeral.wire, b"server", len(payload) + 16, message.cipher
@@ -455,9 +512,19 @@ class NoiseResponder(NoiseProtocol):
         if not bare:
             body = http_response(body, formatdate(self._runtime.wall_time(), usegmt=True))
         self.transport.write(body)
+        if exchange.redo:
+            self._leave_unfinished()
+            return
         self.peer_key = client_key
         self._settle()
-        self._establish(handshake.keys, message.leftover)
+        self._establish(exchange.finish(handshake.keys), message.leftover)
+
+    def _leave_unfinished(self) -> None:
+        """Let the client come again with an ML-KEM key; there is no link without one."""
+        self._ended = True
+        self._stop_timer()
+        self._settle()
+        self._abandon(self.transport, b"")
 
     def _timed_out(self) -> None:
         self._timer = None

@@ -393,6 +393,7 @@ class PendingLink:
         if kind != FrameType.ATTACH:
             raise RemoteProtocolError("a link that does not begin with ATTACH")
         self._settle()
+        link.confirmed()
         self._registry.attach(link, Attach.decode(payload))
 
     def record_done(self, link: FrameProtocol) -> None:

@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from crypto import independent_kem
 from crypto.hkdf import hkdf
 from crypto.independent_ik import IndependentIK, elligator2, public_of
 
 from phantom.core.handshake import Cipher, HandshakePayload, Mode
 from phantom.core.opening import BareOpening, BareReply, HttpOpening, HttpReply
-from phantom.crypto import header, kdf
+from phantom.crypto import header, kem
 from phantom.crypto.elligator import Ephemeral
-from phantom.crypto.noise_ik import Initiator, Responder
+from phantom.crypto.noise_ik import Initiator, Responder, TransportKeys
+from phantom.crypto.ratchet import first_step
 from phantom.crypto.records import RecordOpener, RecordSealer
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "vectors/golden.json").read_text(encoding="ascii"))
@@ -37,9 +39,11 @@ class Vector:
         return Ephemeral(e["private"], e["wire"], e["point"], self.mode is Mode.BARE)
 
 
+POST_QUANTUM = GOLDEN["post_quantum"]
 HANDSHAKES = pytest.mark.parametrize(
     "v",
-    [Vector(fields) for fields in GOLDEN["handshakes"]],
+    [Vector(fields) for fields in GOLDEN["handshakes"]]
+    + [Vector(case[link]) for case in POST_QUANTUM for link in ("exchange", "resumed")],
     ids=lambda v: f"{v.mode.name}-{v.cipher.name}",
 )
 
@@ -122,12 +126,50 @@ def test_openings(v):
         assert (message.cipher, message.leftover) == (v.cipher, b"")
 
 
-@HANDSHAKES
-def test_mixing_in_a_second_secret(v):
-    info = b"phantom 1 mix " + v.handshake_hash
-    expected = hkdf(bytes(range(32)), info, salt=v.client_send)
-    assert kdf.mix(v.client_send, bytes(range(32)), v.handshake_hash) == expected
-    assert v.mixed_client_send == expected
+@pytest.mark.parametrize("case", POST_QUANTUM)
+def test_post_quantum_exchanges(case):
+    """By the foreign implementation first, then ours on what it made."""
+    seed, randomness = bytes.fromhex(case["seed"]), bytes.fromhex(case["randomness"])
+    link = Vector(case["exchange"])
+    public, private = independent_kem.key_pair(seed[:32], seed[32:])
+    secret, ciphertext = independent_kem.encapsulate(public, randomness)
+    assert secret.hex() == case["kem_secret"]
+    assert independent_kem.decapsulate(private, ciphertext) == secret
+    assert HandshakePayload.decode(link.payload_1).encapsulation_key == public
+    assert HandshakePayload.decode(link.payload_2).kem_ciphertext == ciphertext
+    pair = kem.KeyPair(lambda size: seed[:size])
+    assert pair.public == public
+    assert pair.decapsulate(ciphertext) == secret
+
+
+@pytest.mark.parametrize("case", POST_QUANTUM)
+def test_mixing_in_a_second_secret(case):
+    for name, secret in (
+        ("exchange", case["kem_secret"]),
+        ("resumed", case["steps"][0]["secret"]),
+    ):
+        v, raw = Vector(case[name]), bytes.fromhex(secret)
+        info = b"phantom 1 mix " + v.handshake_hash
+        keys = TransportKeys(v.client_send, v.client_receive, v.handshake_hash, v.cipher)
+        mixed = keys.mixed_with(raw)
+        assert mixed.send == v.mixed_client_send == hkdf(raw, info, salt=v.client_send)
+        assert mixed.receive == v.mixed_client_receive == hkdf(raw, info, salt=v.client_receive)
+
+
+@pytest.mark.parametrize("case", POST_QUANTUM)
+def test_what_an_exchange_leaves(case):
+    link = Vector(case["exchange"])
+    chain = hkdf(bytes.fromhex(case["kem_secret"]), b"phantom 1 ratchet", salt=link.handshake_hash)
+    step = first_step(bytes.fromhex(case["kem_secret"]), link.handshake_hash)
+    for expected in case["steps"]:
+        out = hkdf(chain, b"phantom 1 ratchet step", length=80)
+        chain, secret, name = out[:32], out[32:64], out[64:]
+        assert (name.hex(), secret.hex()) == (expected["name"], expected["secret"])
+        assert (step.name, step.secret) == (name, secret)
+        step = step.next()
+    resumed = Vector(case["resumed"])
+    for payload in (resumed.payload_1, resumed.payload_2):
+        assert HandshakePayload.decode(payload).known_secret.hex() == case["steps"][0]["name"]
 
 
 @HANDSHAKES

@@ -16,7 +16,7 @@ from zope.interface import implementer
 from phantom.address import Destination
 from phantom.core.admission import Admission
 from phantom.core.endpoint_list import ServerEndpoint
-from phantom.core.handshake import Cipher, Mode
+from phantom.core.handshake import Cipher, Mode, PostQuantum
 from phantom.core.replay import ReplayVerdict
 from phantom.errors import Outcome, RelayError, SessionError
 from phantom.inbound.tunnel import Gate, TunnelFactory, stream_acceptor
@@ -29,6 +29,7 @@ from phantom.tunnel.endpoints import KnownEndpoints
 from phantom.tunnel.frame import DeadEnd
 from phantom.tunnel.mux import MuxLimits
 from phantom.tunnel.noise import InitiatorSettings
+from phantom.tunnel.post_quantum import ClientSecrets
 from phantom.tunnel.registry import SessionRegistry
 from support.pipes import Pipe, join, run
 from support.runtime import FakeTime, fake_runtime
@@ -233,6 +234,7 @@ class Stack:
         endpoints: Sequence[ServerEndpoint] = (),
         identity: bytes | None = None,
         file: MemoryFile | None = None,
+        post_quantum: PostQuantum = PostQuantum.AUTO,
     ) -> None:
         self.clock = Clock()
         self.time = FakeTime(self.clock)
@@ -254,12 +256,14 @@ class Stack:
         self._allowed = allowed
         self._endpoints = endpoints or (at("server.example"),)
         self._identity, self._file = identity, file
+        self._post_quantum = post_quantum
         self._early_reply, self._link_wait = early_reply, link_wait
         self.start_server()
         self.start_client()
 
     def start_client(self) -> None:
         """Begin a client's process: it knows what its file says, and what it remembers."""
+        self.secrets = ClientSecrets()
         self.known = KnownEndpoints(
             self.runtime,
             self._endpoints,
@@ -285,6 +289,8 @@ class Stack:
             cipher=Cipher.AESGCM,
             mode=self._mode,
             host="example.com",
+            post_quantum=self._post_quantum,
+            secrets=self.secrets,
         )
 
     def add_host(self, seed: int) -> Host:

@@ -43,6 +43,9 @@ class LengthPrefixed(Layer):
         self.received = 0
         self._buffer = b""
 
+    def confirmed(self) -> None:
+        pass
+
     def write(self, data: Any) -> None:
         self.transport.write(len(data).to_bytes(4, "big") + bytes(data))
 

@@ -13,12 +13,13 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from phantom.core.handshake import Cipher, HandshakePayload, Mode
+from phantom.core.handshake import Cipher, HandshakePayload, Mode, PostQuantum
 from phantom.crypto.header import seal_header, secret_path
 from phantom.errors import HandshakeError, RemoteProtocolError, TimeoutExpired
 from phantom.layer import switch_protocol
 from phantom.tunnel import noise
 from phantom.tunnel.noise import InitiatorSettings, NoiseInitiator, NoiseResponder
+from phantom.tunnel.post_quantum import ClientSecrets, ServerSecrets
 
 
 def keypair(seed: int) -> tuple[bytes, bytes]:
@@ -108,8 +109,14 @@ class Pair:
         allowed: set[bytes] | None = None,
         server_key: bytes = SERVER_PUBLIC,
         seed: int = 5,
+        client: PostQuantum = PostQuantum.AUTO,
+        server: PostQuantum = PostQuantum.AUTO,
+        secrets: ClientSecrets | None = None,
+        server_secrets: ServerSecrets | None = None,
     ) -> None:
         self.clock = Clock()
+        self.post_quantum = server
+        self.server_secrets = server_secrets or ServerSecrets()
         runtime = fake_runtime(self.clock, seed=seed)
         self.runtime = runtime
         self.client_upper, self.server_upper = Upper(), Upper()
@@ -128,6 +135,8 @@ class Pair:
                 mode=mode,
                 host="example.com",
                 prefix=prefix,
+                post_quantum=client,
+                secrets=secrets,
             ),
             self.leaver,
             self.failures.append,
@@ -155,6 +164,8 @@ class Pair:
             timeout=10,
             visitors=self,
             instance=bytes(16),
+            post_quantum=self.post_quantum,
+            secrets=self.server_secrets,
         )
 
 
@@ -410,7 +421,7 @@ def test_nothing_on_bare_tcp_is_the_same_twice() -> None:
 
 @MODES
 def test_without_any_padding_it_works_as_well(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("BARE_PADDING", "TLS_PADDING", "REPLY_PADDING"):
+    for name in ("BARE_PADDING", "TLS_PAYLOAD", "REPLY_PADDING"):
         monkeypatch.setattr(noise, name, (0, 0))
     pair = Pair(mode)
     assert pair.client.established and pair.server.established

@@ -9,15 +9,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from crypto import independent_kem
+
 from phantom.core.handshake import Cipher, HandshakePayload, Mode
 from phantom.core.opening import bare_first_flight, http_request, http_response, random_prefix
-from phantom.crypto import header, kdf
+from phantom.crypto import header, kdf, ratchet
 from phantom.crypto.elligator import Ephemeral
 from phantom.crypto.noise_ik import Initiator, Responder
 from phantom.crypto.records import RecordSealer
@@ -50,14 +54,16 @@ def ephemeral(label: str, mode: Mode) -> tuple[Ephemeral, dict[str, str]]:
     }
 
 
-def handshake(mode: Mode, cipher: Cipher) -> dict[str, Any]:
+def handshake(
+    mode: Mode, cipher: Cipher, one: dict[str, Any], two: dict[str, Any]
+) -> dict[str, Any]:
     draw = entropy(f"{mode.name} {cipher.name}")
     client_private, server_private = draw(32), draw(32)
     server = X25519PrivateKey.from_private_bytes(server_private).public_key().public_bytes_raw()
     e1, e1_entry = ephemeral(f"e1 {mode.name} {cipher.name}", mode)
     e2, e2_entry = ephemeral(f"e2 {mode.name} {cipher.name}", mode)
-    payload_1 = HandshakePayload(timestamp=1_700_000_000_123).encode(padding=40)
-    payload_2 = HandshakePayload(timestamp=1_700_000_000_456, features=1).encode(padding=16)
+    payload_1 = HandshakePayload(timestamp=1_700_000_000_123, **one).encode(padding=40)
+    payload_2 = HandshakePayload(timestamp=1_700_000_000_456, **two).encode(padding=16)
 
     header_1 = header.seal_header(server, e1.wire, b"client", 64 + len(payload_1), cipher)
     prologue = header.prologue(mode, header_1)
@@ -106,7 +112,6 @@ def handshake(mode: Mode, cipher: Cipher) -> dict[str, Any]:
         "client_send": keys.send,
         "client_receive": keys.receive,
         "handshake_hash": keys.handshake_hash,
-        "mixed_client_send": kdf.mix(keys.send, bytes(range(32)), keys.handshake_hash),
     }
     return {
         "mode": mode.name,
@@ -115,6 +120,39 @@ def handshake(mode: Mode, cipher: Cipher) -> dict[str, Any]:
         "e1": e1_entry,
         "e2": e2_entry,
         **{name: value.hex() for name, value in binary.items()},
+    }
+
+
+def post_quantum(mode: Mode, cipher: Cipher) -> dict[str, Any]:
+    """Return two links: one with an ML-KEM exchange, then one with what that one left."""
+    draw = entropy(f"kem {mode.name} {cipher.name}")
+    seed, randomness = draw(64), draw(32)
+    key, _ = independent_kem.key_pair(seed[:32], seed[32:])
+    secret, ciphertext = independent_kem.encapsulate(key, randomness)
+    first = handshake(mode, cipher, {"encapsulation_key": key}, {"kem_ciphertext": ciphertext})
+    handshake_hash = bytes.fromhex(first["handshake_hash"])
+    step = ratchet.first_step(secret, handshake_hash)
+    name = {"known_secret": step.name}
+    second = handshake(mode, cipher, name, name)
+
+    def mixed(link: dict[str, Any], extra: bytes) -> dict[str, str]:
+        return {
+            f"mixed_{way}": kdf.mix(
+                bytes.fromhex(link[way]), extra, bytes.fromhex(link["handshake_hash"])
+            ).hex()
+            for way in ("client_send", "client_receive")
+        }
+
+    return {
+        "seed": seed.hex(),
+        "randomness": randomness.hex(),
+        "kem_secret": secret.hex(),
+        "exchange": {**first, **mixed(first, secret)},
+        "steps": [
+            {"name": s.name.hex(), "secret": s.secret.hex()}
+            for s in (step, step.next(), step.next().next())
+        ],
+        "resumed": {**second, **mixed(second, step.secret)},
     }
 
 
@@ -138,6 +176,7 @@ def payloads() -> list[dict[str, Any]]:
         ({"timestamp": (1 << 64) - 1, "token": draw(32)}, 1),
         ({"timestamp": 1, "encapsulation_key": draw(1184)}, 0),
         ({"timestamp": 1, "kem_ciphertext": draw(1088)}, 0),
+        ({"timestamp": 1, "known_secret": draw(16), "instance": draw(16)}, 2),
     ]
     return [
         {
@@ -152,7 +191,13 @@ def payloads() -> list[dict[str, Any]]:
 def main() -> None:
     golden = {
         "payloads": payloads(),
-        "handshakes": [handshake(mode, cipher) for mode in Mode for cipher in Cipher],
+        "handshakes": [
+            handshake(mode, cipher, {}, {"features": 1}) for mode in Mode for cipher in Cipher
+        ],
+        "post_quantum": [
+            post_quantum(Mode.BARE, Cipher.AESGCM),
+            post_quantum(Mode.TLS_HTTP1, Cipher.CHACHAPOLY),
+        ],
         "records": [records(cipher) for cipher in Cipher],
     }
     path = Path(__file__).with_name("golden.json")
