@@ -43,6 +43,7 @@ COMMANDS: dict[str, Entry] = {
     "genkey": Entry("phantom.app.cli.keys:genkey", "Make a private key."),
     "pubkey": Entry("phantom.app.cli.keys:pubkey", "Tell the public key of a private key."),
     "demo": Entry("phantom.app.cli.demo:demo", "Try a tunnel on this machine alone."),
+    "audit": Entry("phantom.app.cli.audit:audit", "Look at the tunnel as a censor does."),
 }
 
 

@@ -1,0 +1,393 @@
+"""The audit of a live pair: what ``phantom audit`` runs when it is given no capture."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThreadPool
+
+from phantom.address import Destination
+from phantom.app.audit_pair import Pair, fresh_pair
+from phantom.app.demo import NAME
+from phantom.audit import browse, prober, report
+from phantom.audit.detectors import post_handshake, probing
+from phantom.audit.flows import Flow
+from phantom.audit.nginx import Nginx, find_nginx
+from phantom.audit.relay import RecordingRelay
+from phantom.audit.site import Site
+from phantom.audit.sniffer import Sniffer
+from phantom.audit.verdict import Verdict
+from phantom.config.schema import ClientConfig, ServerConfig
+from phantom.runtime import Runtime
+
+T = TypeVar("T")
+
+#: Seconds between keepalives while they are watched, in place of the configured ones, which
+#: would take minutes; jitter is relative.
+IDLE_INTERVAL = 0.5
+#: Seconds that the idle link is watched.
+_IDLE = 16.0
+#: Seconds each answer of the site takes, as one a thousand kilometres behind the server.
+_SITE_DELAY = 0.03
+#: Pages that one client loads while its connections are counted.
+_POLICY_PAGES = 3
+#: Whole handshakes inside TLS; each shows one more hello.
+_TLS_LINKS = 24
+#: How often the probes that are timed are sent, one by one.
+_TIMED = 7
+#: Seconds a prober stays silent after a handshake.
+_AFTER_FINISHED = 0.4
+#: Pairs of handshakes that are compared.
+_HANDSHAKES = 3
+
+_PASSIVE = frozenset(report.DETECTORS) - {"post-handshake", "probes", "replays"}
+_VISITS = _PASSIVE - {"uniformity", "connections", "keepalive", "client-hello"}
+_OPENINGS = {"first-packet", "entropy", "first-length", "uniformity", "client-hello", "replays"}
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class AuditSettings:
+    """How much is done.
+
+    Attributes:
+        detectors: Names out of `phantom.audit.report.DETECTORS`.
+        links: Whole handshakes on bare TCP.
+        pages: Pages loaded, each by a client of its own.
+        patience: Seconds of silence after which a probed connection counts as open.
+        browser: A Chromium to load them with; None for our own loads.
+        decoy_port: A web server on 127.0.0.1 to compare probes with; None for our own nginx.
+    """
+
+    detectors: Collection[str] = report.DETECTORS
+    links: int = 1000
+    pages: int = 24
+    patience: float = 1.0
+    browser: str | None = None
+    decoy_port: int | None = None
+
+
+class Watch(Protocol):
+    """A capture: `Sniffer` or `RecordingRelay`."""
+
+    port: int
+
+    def take(self) -> list[Flow]:
+        """Return the connections since the last call."""
+        ...
+
+    def stop(self) -> None:
+        """End the capture."""
+        ...
+
+
+def watch(port: int, *, packets: bool = True) -> Watch:
+    """Capture a port of 127.0.0.1: its packets where root may, by a relay otherwise.
+
+    Args:
+        port: The server's.
+        packets: Whether to try for packets.
+    """
+    if packets:
+        try:
+            return Sniffer(port)
+        except OSError:
+            pass  # no root, or no Linux
+    return RecordingRelay(port)
+
+
+class LiveAudit:
+    """Starts a pair, browses through it, knocks at it, and judges what was seen.
+
+    Args:
+        runtime: The outside world.
+        settings: How much is done.
+        pair: The settings of a server and a client; a fresh pair when None.
+        tls: Whether the fresh pair uses TLS.
+        say: Told what is being done, and how far it is: a text, done, in all.
+
+    Attributes:
+        capture: How connections were captured, in words.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        settings: AuditSettings,
+        *,
+        pair: tuple[ServerConfig, ClientConfig] | None,
+        tls: bool,
+        say: Callable[[str, int, int], object],
+    ) -> None:
+        self._runtime = runtime
+        self._settings = settings
+        self._given = pair
+        self._tls = tls if pair is None else pair[0].tls_cert is not None
+        self._say = say
+        self._chance = random.Random(runtime.entropy(16))
+        self.capture = ""
+        self._closing: list[Callable[[], object]] = []
+
+    async def run(self) -> list[Verdict]:
+        """Return the verdicts, in the order of `phantom.audit.report.DETECTORS`.
+
+        Raises:
+            PhantomError: The pair does not work.
+            OSError: A page did not load, or something could not be started.
+        """
+        with tempfile.TemporaryDirectory(prefix="phantom-audit-") as folder:
+            # nginx, having been started by root, reads as nobody.
+            Path(folder).chmod(0o755)
+            try:
+                return await self._run(Path(folder))
+            finally:
+                for close in reversed(self._closing):
+                    await self._in_thread(close)
+
+    def _in_thread(self, call: Callable[..., T], *args: Any) -> Deferred[T]:
+        reactor = self._runtime.reactor
+        deferred: Deferred[T] = deferToThreadPool(reactor, reactor.getThreadPool(), call, *args)
+        return deferred
+
+    async def _run(self, folder: Path) -> list[Verdict]:
+        self._say("starting", 0, 1)
+        wanted = set(self._settings.detectors)
+        site = await self._in_thread(Site, folder, _SITE_DELAY)
+        self._closing.append(site.stop)
+        server, client = self._given or fresh_pair(self._runtime, folder, tls=self._tls)
+        nginx = await self._start_nginx(folder, server)
+        decoy = Destination("127.0.0.1", nginx.plain) if nginx and not self._given else None
+        pair = Pair(self._runtime, folder / "a", server, client, site.port, decoy=decoy)
+        idle = Pair(self._runtime, folder / "b", server, client, site.port, keepalive=IDLE_INTERVAL)
+        pair.start()
+        idle.start()
+        try:
+            passive, active = await gatherResults(
+                [
+                    Deferred.fromCoroutine(self._watch_idle(idle, wanted)),
+                    Deferred.fromCoroutine(self._busy(pair, site, nginx, server, client, wanted)),
+                ],
+                consumeErrors=True,
+            )
+        finally:
+            await pair.stop()
+            await idle.stop()
+        verdicts = {**active, **passive}
+        return [verdicts[name] for name in report.DETECTORS if name in verdicts]
+
+    async def _start_nginx(self, folder: Path, server: ServerConfig) -> Nginx | None:
+        """Start what the server is to be mistaken for, if there is anything to start."""
+        program = find_nginx()
+        wanted = {"post-handshake", "probes", "replays"} & set(self._settings.detectors)
+        if not (wanted and self._tls and program) or self._settings.decoy_port is not None:
+            return None
+        root = folder / "www"
+        if self._given is not None:
+            if not isinstance(server.decoy, Path):
+                return None
+            root = server.decoy
+        else:
+            root.mkdir()
+            root.chmod(0o755)
+            (root / "index.html").write_text("<!doctype html><title>site</title><p>Welcome.\n")
+        assert server.tls_cert is not None and server.tls_key is not None
+        work = folder / "nginx"
+        work.mkdir()
+
+        def start() -> Nginx:
+            assert program is not None and server.tls_cert is not None
+            assert server.tls_key is not None
+            return Nginx(program, work, root, server.tls_cert, server.tls_key, h2=False)
+
+        nginx = await self._in_thread(start)
+        self._closing.append(nginx.stop)
+        return nginx
+
+    # -- what is watched ------------------------------------------------------------------
+
+    async def _watch_idle(self, pair: Pair, wanted: set[str]) -> dict[str, Verdict]:
+        if "keepalive" not in wanted:
+            return {}
+        seen = watch(pair.port)
+        try:
+            client = await pair.client(seen.port)
+            await deferLater(self._runtime.reactor, _IDLE)
+            flows = await self._in_thread(seen.take)
+            await client.stopService()
+        finally:
+            await self._in_thread(seen.stop)
+        detectors = report.judge([], idle=flows, idle_interval=IDLE_INTERVAL)
+        return {"keepalive": detectors["keepalive"]()}
+
+    async def _busy(
+        self,
+        pair: Pair,
+        site: Site,
+        nginx: Nginx | None,
+        server: ServerConfig,
+        client: ClientConfig,
+        wanted: set[str],
+    ) -> dict[str, Verdict]:
+        seen = watch(pair.port)
+        self.capture = (
+            "packets on the loopback interface"
+            if isinstance(seen, Sniffer)
+            else "a recording relay (segments are its reads; run as root to capture packets)"
+        )
+        try:
+            openings = await self._open_links(pair, seen) if wanted & _OPENINGS else []
+            visits = await self._load_pages(pair, seen, site) if wanted & _VISITS else []
+            one = await self._load_by_one(pair, seen, site) if "connections" in wanted else []
+        finally:
+            await self._in_thread(seen.stop)
+        detectors = report.judge(visits, openings=openings, one_client=one)
+        verdicts = {}
+        for name in _PASSIVE & wanted - {"keepalive"}:
+            self._say(f"judging: {name}", 0, 1)
+            verdicts[name] = await self._in_thread(detectors[name])
+        recorded = next((flow.first() for flow in reversed(openings) if flow.first()), b"")
+        name = client.tls_sni or NAME
+        decoy = self._settings.decoy_port or (nginx.tls if nginx else None)
+        verdicts.update(await self._knock(pair, wanted, recorded, name, decoy))
+        return verdicts
+
+    async def _open_links(self, pair: Pair, seen: Watch) -> list[Flow]:
+        count = _TLS_LINKS if self._tls else self._settings.links
+        for done in range(count):
+            if not done % 20:
+                self._say("opening links", done, count)
+            await pair.open_link(seen.port)
+        return await self._in_thread(seen.take)
+
+    async def _load_pages(self, pair: Pair, seen: Watch, site: Site) -> list[Flow]:
+        hello = browse.inner_hello()
+        for done in range(self._settings.pages):
+            self._say("loading pages", done, self._settings.pages)
+            await self._load(pair, seen, site, hello, 1)
+        return await self._in_thread(seen.take)
+
+    async def _load_by_one(self, pair: Pair, seen: Watch, site: Site) -> list[Flow]:
+        self._say("loading pages by one client", 0, 1)
+        await self._load(pair, seen, site, browse.inner_hello(), _POLICY_PAGES)
+        return await self._in_thread(seen.take)
+
+    async def _load(self, pair: Pair, seen: Watch, site: Site, hello: Any, pages: int) -> None:
+        client = await pair.client(seen.port)
+        assert client.socks5_address is not None
+        proxy: int = client.socks5_address[1]
+        try:
+            for _ in range(pages):
+                await self._in_thread(self._load_page, proxy, site.port, hello)
+        finally:
+            await client.stopService()
+
+    def _load_page(self, proxy: int, port: int, hello: Any) -> None:
+        browser = self._settings.browser
+        if browser is None:
+            browse.load_page(proxy, port, hello, self._chance)
+            return
+        with tempfile.TemporaryDirectory(
+            prefix="phantom-audit-browser-", ignore_cleanup_errors=True
+        ) as profile:
+            page = browse.browser_page(port, self._chance)
+            browse.load_in_browser(browser, profile, proxy, page)
+
+    # -- who knocks -----------------------------------------------------------------------
+
+    async def _knock(
+        self, pair: Pair, wanted: set[str], recorded: bytes, name: str, decoy: int | None
+    ) -> dict[str, Verdict]:
+        verdicts: dict[str, Verdict] = {}
+        if "post-handshake" in wanted:
+            verdicts["post-handshake"] = await self._compare_handshakes(pair, name, decoy)
+        if "probes" in wanted:
+            self._say("probing", 0, 1)
+            verdicts["probes"] = await self._probe(pair, recorded, name, decoy)
+        if "replays" in wanted:
+            self._say("replaying", 0, 1)
+            verdicts["replays"] = await self._replay(pair, recorded, decoy)
+        return verdicts
+
+    async def _compare_handshakes(self, pair: Pair, name: str, decoy: int | None) -> Verdict:
+        if not self._tls:
+            return post_handshake.RULE.skip("bare TCP")
+        if decoy is None:
+            return post_handshake.RULE.skip(_NO_DECOY)
+
+        def record(port: int) -> list[Flow]:
+            seen = watch(port)
+            try:
+                for turn in range(_HANDSHAKES):
+                    alpn = ("http/1.1",) if turn % 2 else ("h2", "http/1.1")
+                    prober.handshake(seen.port, name, alpn, _AFTER_FINISHED)
+                return seen.take()
+            finally:
+                seen.stop()
+
+        self._say("comparing handshakes", 0, 1)
+        ours = await self._in_thread(record, pair.port)
+        theirs = await self._in_thread(record, decoy)
+        return post_handshake.detect(ours, theirs)
+
+    async def _probe(self, pair: Pair, recorded: bytes, name: str, decoy: int | None) -> Verdict:
+        seed = self._chance.getrandbits(64)
+        hello = recorded if self._tls else b""
+        probes = prober.raw_probes(name, random.Random(seed), hello)
+        patience = self._settings.patience
+        if not self._tls:
+            ours = await self._in_thread(_run, pair.port, probes, patience)
+            return probing.detect_silence(ours)
+        if decoy is None:
+            return probing.PROBES_RULE.skip(_NO_DECOY)
+        inside = prober.tls_probes(name, random.Random(seed))
+        probes += inside
+        ours = await self._in_thread(_run, pair.port, probes, patience)
+        theirs = await self._in_thread(_run, decoy, probes, patience)
+        # Those that are answered, one by one.
+        timed = [
+            probe
+            for probe in probes
+            if all(answer.size for answer in ours[probe.name] + theirs[probe.name])
+        ][:: max(1, len(probes) // 12)]
+        mine = await self._in_thread(_run_timed, pair.port, timed, patience)
+        its = await self._in_thread(_run_timed, decoy, timed, patience)
+        return probing.detect(ours, theirs, (mine, its))
+
+    async def _replay(self, pair: Pair, recorded: bytes, decoy: int | None) -> Verdict:
+        if not recorded:
+            return probing.REPLAY_RULE.skip("no first flight was recorded")
+        if self._tls and decoy is None:
+            return probing.REPLAY_RULE.skip(_NO_DECOY)
+        patience = self._settings.patience
+        probes = prober.replays(recorded, self._chance)
+        ours: probing.Reactions = await self._in_thread(_run, pair.port, probes, patience)
+        await pair.restart()
+        again = [probes[0]._replace(name="R1 after a restart")]
+        ours = {**ours, **await self._in_thread(_run, pair.port, again, patience)}
+        if decoy is None:
+            expected: probing.Reactions = {name: [probing.SILENCE] for name in ours}
+        else:
+            expected = await self._in_thread(_run, decoy, probes + again, patience)
+        return probing.detect_replays(ours, expected)
+
+
+_NO_DECOY = "no nginx to compare with (name a web server with --decoy-port)"
+
+
+def _run(
+    port: int, probes: list[prober.Probe], patience: float
+) -> dict[str, list[probing.Reaction]]:
+    return prober.run(port, probes, patience=patience, repeat=2)
+
+
+def _run_timed(
+    port: int, probes: list[prober.Probe], patience: float
+) -> dict[str, list[probing.Reaction]]:
+    # What matters is when the first byte comes; the silence after it is not waited for.
+    return prober.run(port, probes, patience=min(0.2, patience), repeat=_TIMED, at_once=1)
