@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import attrs
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 
@@ -31,9 +31,9 @@ T = TypeVar("T")
 
 #: Seconds between keepalives while they are watched, in place of the configured ones, which
 #: would take minutes; jitter is relative.
-IDLE_INTERVAL = 0.5
+IDLE_INTERVAL = 0.3
 #: Seconds that the idle link is watched.
-_IDLE = 16.0
+_IDLE = 9.0
 #: Seconds each answer of the site takes, as one a thousand kilometres behind the server.
 _SITE_DELAY = 0.03
 #: Pages that one client loads while its connections are counted.
@@ -167,15 +167,15 @@ class LiveAudit:
         idle = Pair(self._runtime, folder / "b", server, client, site.port, keepalive=IDLE_INTERVAL)
         pair.start()
         idle.start()
+        # It waits most of the time, so it costs nothing beside the rest.
+        watching = Deferred.fromCoroutine(self._watch_idle(idle, wanted))
         try:
-            passive, active = await gatherResults(
-                [
-                    Deferred.fromCoroutine(self._watch_idle(idle, wanted)),
-                    Deferred.fromCoroutine(self._busy(pair, site, nginx, server, client, wanted)),
-                ],
-                consumeErrors=True,
-            )
+            active = await self._busy(pair, site, nginx, client, wanted)
+            passive = await watching
         finally:
+            watching.addErrback(lambda _: None)  # told already, or of no interest any more
+            watching.cancel()
+            await watching
             await pair.stop()
             await idle.stop()
         verdicts = {**active, **passive}
@@ -230,7 +230,6 @@ class LiveAudit:
         pair: Pair,
         site: Site,
         nginx: Nginx | None,
-        server: ServerConfig,
         client: ClientConfig,
         wanted: set[str],
     ) -> dict[str, Verdict]:

@@ -162,7 +162,7 @@ def _audit_live(
     settings: AuditSettings, server: str | None, client: str | None, kinds: list[str]
 ) -> list[tuple[str, str, list[Verdict]]]:
     from twisted.internet import reactor as installed
-    from twisted.internet.defer import Deferred
+    from twisted.internet.defer import CancelledError, Deferred
 
     from phantom.app.audit import LiveAudit
     from phantom.config.load import load_client, load_server
@@ -186,20 +186,32 @@ def _audit_live(
     found: list[tuple[str, str, list[Verdict]]] = []
     problems: list[Exception] = []
 
+    running: list[Deferred[None]] = []
+
     async def run() -> None:
         try:
             for title, one in audits:
                 verdicts = await one.run()
                 found.append((title, f"captured by {one.capture}", verdicts))
+        except CancelledError:
+            pass  # Ctrl-C: everything is closed, and the folder gone
         except Exception as error:  # whatever it is, the reactor must end first
             problems.append(error)
-        finally:
-            if reactor.running:
-                reactor.stop()
+        running.clear()
 
     def start() -> None:
-        Deferred.fromCoroutine(run())
+        running.append(Deferred.fromCoroutine(run()))
+        running[0].addCallback(lambda _: stopped or reactor.stop())
 
+    def stop() -> Deferred[None] | None:
+        stopped.append(True)
+        for deferred in list(running):
+            deferred.cancel()
+            return deferred
+        return None
+
+    stopped: list[bool] = []
+    reactor.addSystemEventTrigger("before", "shutdown", stop)
     reactor.callWhenRunning(start)
     reactor.run()
     _clear()

@@ -1,0 +1,96 @@
+"""``phantom audit`` on live pairs: a verdict for each detector, and a leaky build that fails."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from phantom.audit.report import DETECTORS
+
+PROGRAM = [
+    *(sys.executable, "-c", "from phantom.app.cli.main import main; main()", "audit"),
+    *("--links", "100", "--pages", "2", "--patience", "0.3"),
+]
+#: What the tunnel is built to pass; shaping and the choice of groups have their own tests.
+SOLID = {
+    "tcp": {"first-packet", "first-length", "uniformity", "connections", "keepalive", "probes"},
+    "tls": {"first-packet", "entropy", "client-hello", "connections", "keepalive"},
+}
+
+
+def audited(*arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    done = subprocess.run(
+        [*PROGRAM, "--json", *arguments], capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout, done.stderr
+    [one] = json.loads(done.stdout)
+    return done.returncode, {verdict["detector"]: verdict for verdict in one["verdicts"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("carrier", ["tcp", "tls"])
+def test_every_detector_has_its_say(carrier: str) -> None:
+    status, verdicts = audited("--carrier", carrier)
+    assert list(verdicts) == list(DETECTORS)
+    failing = {name for name, verdict in verdicts.items() if verdict["status"] == "failed"}
+    assert status == bool(failing)
+    assert not failing & SOLID[carrier], [verdicts[name] for name in failing & SOLID[carrier]]
+    for verdict in verdicts.values():
+        assert verdict["measured"] and verdict["threshold"] and verdict["source"]
+
+
+def config(folder: Path, **client: str) -> list[str]:
+    """Write a server and a client, the latter with more settings, and return their options."""
+    keys = [X25519PrivateKey.generate() for _ in range(2)]
+    private = [base64.b64encode(key.private_bytes_raw()).decode() for key in keys]
+    public = [base64.b64encode(key.public_key().public_bytes_raw()).decode() for key in keys]
+    (folder / "server.toml").write_text(
+        f'[server]\nlisten = "192.0.2.1:443"\nprivate_key = "{private[0]}"\n'
+        f'allowed_clients = ["{public[1]}"]\nstate_dir = "/nonexistent"\n'
+    )
+    more = "".join(f"{name} = {value}\n" for name, value in client.items())
+    (folder / "client.toml").write_text(
+        f'[client]\nserver = "192.0.2.1:443"\nserver_public_key = "{public[0]}"\n'
+        f'private_key = "{private[1]}"\n{more}'
+    )
+    for name in ("server.toml", "client.toml"):
+        (folder / name).chmod(0o600)
+    return [f"--server-config={folder}/server.toml", f"--client-config={folder}/client.toml"]
+
+
+def test_a_client_without_a_prefix_is_found(tmp_path: Path) -> None:
+    options = config(tmp_path, tcp_prefix="false")
+    status, verdicts = audited("--only", "first-packet", *options)
+    assert status == 1
+    assert verdicts["first-packet"]["status"] == "failed"
+
+
+def test_an_interrupted_audit_leaves_nothing_behind(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [*PROGRAM, "--carrier", "tls"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        end = time.monotonic() + 20
+        while not list(tmp_path.glob("*/b/server/*")) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert list(tmp_path.iterdir())
+        process.send_signal(signal.SIGINT)
+        out, complaint = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert not list(tmp_path.iterdir())
+    assert "Traceback" not in complaint
+    assert not out
