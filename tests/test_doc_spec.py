@@ -15,7 +15,7 @@ from phantom.core.stream import TRANSITIONS, Event
 from phantom.crypto import kdf
 from phantom.crypto.records import RecordSealer
 from phantom.errors import EXPLANATIONS, Outcome
-from phantom.tunnel import acknowledge, frame, mux, post_quantum, registry
+from phantom.tunnel import acknowledge, frame, mux, post_quantum, registry, server_clock
 from phantom.tunnel import session as tunnel_session
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -259,3 +259,8 @@ def test_post_quantum_numbers() -> None:
     assert post_quantum.FRESH_EXCHANGE_AFTER == 3600 and "for an hour" in text
     assert post_quantum.KEEP_EXCHANGE == 7200 and "for two" in text
     assert f"up to {post_quantum.EXCHANGES_PER_CLIENT} exchanges" in text
+
+
+def test_the_date_of_a_web_site() -> None:
+    text = flat(HANDSHAKE, "Inside TLS")
+    assert f"more than {server_clock.WORTH_CORRECTING:.0f} s from the client's clock" in text

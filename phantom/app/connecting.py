@@ -18,6 +18,7 @@ from phantom.tunnel.endpoint_memory import MemoryFile, fingerprint
 from phantom.tunnel.endpoints import KnownEndpoints
 from phantom.tunnel.noise import InitiatorSettings
 from phantom.tunnel.post_quantum import ClientSecrets
+from phantom.tunnel.server_clock import ServerClock
 
 
 def choose_cipher(setting: str) -> Cipher:
@@ -86,6 +87,7 @@ def connector(runtime: Runtime, config: ClientConfig) -> Connect:
     cipher = choose_cipher(config.cipher)
     post_quantum = post_quantum_policy(config.post_quantum)
     secrets = ClientSecrets()
+    clock = ServerClock()
 
     def connect(endpoint: ServerEndpoint) -> tuple[IStreamClientEndpoint, InitiatorSettings]:
         tls = None if endpoint.carrier is Carrier.TCP else tls_settings(config, endpoint)
@@ -100,6 +102,7 @@ def connector(runtime: Runtime, config: ClientConfig) -> Connect:
             timeout=config.handshake_timeout,
             post_quantum=post_quantum,
             secrets=secrets,
+            clock=clock,
         )
 
     return connect

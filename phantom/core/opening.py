@@ -27,6 +27,7 @@ from phantom.core.handshake import (
     SEALED_HEADER_SIZE,
     Cipher,
 )
+from phantom.core.httpdate import date_of_head
 from phantom.core.opening_http import (
     CHROMIUM,
     MAX_HEAD,
@@ -326,6 +327,8 @@ class HttpReply(_Reader):
                 self._check_beginning()
                 return _NEED_MORE
             if status[1] != b"200":
+                if b"\r\n\r\n" not in self._buffer and len(self._buffer) < MAX_HEAD:
+                    return _NEED_MORE  # the head has a Date
                 raise HandshakeError(_website_answered(status[1]))
             self._head = HeadReader(status.end())
         try:
@@ -338,6 +341,11 @@ class HttpReply(_Reader):
             raise HandshakeError(_website_answered(b"200")) from None
         assert message is None or isinstance(message, MessageTwo)
         return _NEED_MORE if message is None else message
+
+    @property
+    def date(self) -> float | None:
+        """The Date of the answer, in seconds since the Unix epoch; None if there is none."""
+        return date_of_head(self.received)
 
     def _check_beginning(self) -> None:
         """Refuse at once what cannot become a status line."""

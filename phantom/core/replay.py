@@ -165,22 +165,29 @@ class ReplayFilter:
         self._buffer = buffer
         self._quota = quota
 
-    def check_and_insert(
-        self, client_public: bytes, ephemeral: bytes, timestamp: float, now: float
+    def check(
+        self,
+        client_public: bytes,
+        ephemeral: bytes,
+        timestamp: float,
+        now: float,
+        *,
+        insert: bool = True,
     ) -> ReplayVerdict:
         """Judge a message and, if it is fresh, remember it.
 
-        To be asked only about messages that are authenticated and authorised.
+        All verdicts take the same steps, so that the time does not tell which it was.
 
         Args:
             client_public: The client's static public key.
             ephemeral: The ephemeral key as it stood on the wire.
             timestamp: From the message, in seconds since the Unix epoch.
             now: This host's clock, likewise.
+            insert: Whether the message is authenticated and authorised: no other may change
+                the table.
         """
         _, _, entry_buckets, client_buckets, salt, _, since, _ = _HEADER.unpack_from(self._buffer)
-        if abs(timestamp - now) > WINDOW or timestamp * 1000 < since:
-            return ReplayVerdict.STALE
+        stale = abs(timestamp - now) > WINDOW or timestamp * 1000 < since
         digest = hashlib.blake2b(
             client_public + ephemeral, digest_size=_DIGEST_SIZE, key=salt
         ).digest()
@@ -188,22 +195,29 @@ class ReplayFilter:
         start = _HEADER.size + number * _ENTRY_BUCKET
         bucket = bytes(self._buffer[start : start + _ENTRY_BUCKET])
         # Expired or not: an entry still there is a replay, even if the clock was set back.
-        if _find(bucket, digest) is not None:
-            return ReplayVerdict.REPLAY
+        seen = _find(bucket, digest) is not None
         slot = _free_entry(bucket, int(now * 1000))
         tag = hashlib.blake2b(client_public, digest_size=_TAG_SIZE, key=salt).digest()
         number = int.from_bytes(tag[:4], "little") % client_buckets
         clients = _HEADER.size + entry_buckets * _ENTRY_BUCKET + number * _CLIENT_BUCKET
-        if slot is None or not self._count(tag, clients, int(now // _MINUTE)):
+        insert = insert and not stale and not seen and slot is not None
+        counted = self._count(tag, clients, int(now // _MINUTE), insert)
+        if stale:
+            return ReplayVerdict.STALE
+        if seen:
+            return ReplayVerdict.REPLAY
+        if slot is None or not counted:
             return ReplayVerdict.FULL
-        expiry = int((now + KEEP) * 1000)
-        _ENTRY.pack_into(self._buffer, start + slot, digest, expiry)
+        if insert:
+            expiry = int((now + KEEP) * 1000)
+            _ENTRY.pack_into(self._buffer, start + slot, digest, expiry)
         return ReplayVerdict.FRESH
 
-    def _count(self, tag: bytes, start: int, minute: int) -> bool:
+    def _count(self, tag: bytes, start: int, minute: int, insert: bool) -> bool:
         """Count a message for the client `tag`, whose bucket begins at `start`.
 
-        Returns False when its quota is used up, or the bucket has no place for it.
+        Returns False when its quota is used up, or the bucket has no place for it.  Without
+        `insert` nothing is written.
         """
         bucket = bytes(self._buffer[start : start + _CLIENT_BUCKET])
         slot = _find(bucket, tag)
@@ -224,7 +238,8 @@ class ReplayFilter:
             return False
         # The quota keeps each count below 65,536.
         counts[minute % _MINUTES] += 1
-        _CLIENT.pack_into(self._buffer, start + slot, tag, minute, *counts)
+        if insert:
+            _CLIENT.pack_into(self._buffer, start + slot, tag, minute, *counts)
         return True
 
 

@@ -20,11 +20,14 @@ The library is kept at arm's length: nothing else imports it, every failure beco
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from typing import Any
 
 import attrs
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from noise.backends.default.keypairs import KeyPair25519
 from noise.connection import Keypair, NoiseConnection
 from noise.exceptions import NoiseMaxNonceError, NoiseValueError
@@ -37,7 +40,7 @@ from phantom.core.handshake import (
     Cipher,
 )
 from phantom.crypto.elligator import Ephemeral, point_of
-from phantom.crypto.kdf import mix
+from phantom.crypto.kdf import derive, mix
 from phantom.errors import HandshakeError, LocalProtocolError
 
 __all__ = ["Ephemeral", "Initiator", "Responder", "TransportKeys"]
@@ -45,6 +48,11 @@ __all__ = ["Ephemeral", "Initiator", "Responder", "TransportKeys"]
 _NAMES = {
     Cipher.AESGCM: b"Noise_IK_25519_AESGCM_SHA256",
     Cipher.CHACHAPOLY: b"Noise_IK_25519_ChaChaPoly_SHA256",
+}
+
+_AEADS: dict[Cipher, type[AESGCM] | type[ChaCha20Poly1305]] = {
+    Cipher.AESGCM: AESGCM,
+    Cipher.CHACHAPOLY: ChaCha20Poly1305,
 }
 
 #: Diffie-Hellmans in either message of IK: es and ss, then ee and se.
@@ -184,9 +192,17 @@ class _Party:
             return bytes(self._noise.read_message(bytes(message)))
         except _FAILURES:
             while self._exchange.count < start + _EXCHANGES:
-                self._exchange.dh(self._static, _SOME_POINT)
+                self._spend(message)
             self._give_up()
             raise HandshakeError("a handshake message that is not authentic") from None
+
+    def _spend(self, message: bytes) -> None:
+        """Do what a step of the handshake costs, for nothing: agree on a key, try it, hash."""
+        secret = self._exchange.dh(self._static, _SOME_POINT)
+        hashlib.sha256(message)
+        key = derive(secret, message[:KEY_SIZE], length=64)[KEY_SIZE:]
+        with contextlib.suppress(InvalidTag):
+            _AEADS[self._cipher](key).decrypt(bytes(12), message[MIN_REST_ONE:], message[:32])
 
     @property
     def _static(self) -> X25519PrivateKey:

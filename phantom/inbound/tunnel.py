@@ -35,10 +35,16 @@ log = make_logger()
 class ReplayCheck(Protocol):
     """The replay filter, as the gate asks it."""
 
-    def check_and_insert(
-        self, client_public: bytes, ephemeral: bytes, timestamp: float, now: float
+    def check(
+        self,
+        client_public: bytes,
+        ephemeral: bytes,
+        timestamp: float,
+        now: float,
+        *,
+        insert: bool,
     ) -> ReplayVerdict:
-        """Say whether a first message is fresh, and remember it."""
+        """Say whether a first message is fresh, and remember it if `insert`."""
         ...
 
 
@@ -62,15 +68,14 @@ class Gate:
 
     def authorise(self, client_key: bytes, payload: HandshakePayload, e: bytes) -> bool:
         """See `phantom.tunnel.noise.Gatekeeper`."""
-        if client_key not in self.allowed:
+        known = client_key in self.allowed
+        # A message without a timestamp is from 1970, and too old.
+        verdict = self.replay.check(
+            client_key, e, (payload.timestamp or 0) / 1000, self.runtime.wall_time(), insert=known
+        )
+        if not known:
             self.meters.count("handshake.unknown_key")
             return False
-        if payload.timestamp is None:
-            self.meters.count("handshake.no_timestamp")
-            return False
-        verdict = self.replay.check_and_insert(
-            client_key, e, payload.timestamp / 1000, self.runtime.wall_time()
-        )
         self.meters.count(f"handshake.{verdict.name.lower()}")
         if verdict is not ReplayVerdict.FRESH:
             # Debug: whoever has recorded a first message can send it again without end.

@@ -15,9 +15,13 @@ from phantom.core.endpoint_list import ServerEndpoint
 from phantom.errors import ConfigurationError, HandshakeError
 from phantom.layer import switch_protocol
 from phantom.runtime import Runtime
+from phantom.telemetry import make_logger
 from phantom.tunnel.frame import DeadEnd, FrameProtocol
 from phantom.tunnel.noise import InitiatorSettings, NoiseInitiator
 from phantom.tunnel.post_quantum import SecretForgottenError
+from phantom.tunnel.server_clock import WrongClockError
+
+log = make_logger()
 
 #: A link that failed is left silently for this many seconds, at least and at most, before
 #: it is closed: closing at once would tell an attacker where in the stream it failed.
@@ -178,7 +182,7 @@ class Attempt(DeadEnd):
         self._on_failure = on_failure
         self._connecting: Deferred[Any] | None = None
         self._noise: NoiseInitiator | None = None
-        self._again = False
+        self._mended: set[type[BaseException]] = set()
         self._done = False
 
     def begin(self) -> None:
@@ -213,8 +217,13 @@ class Attempt(DeadEnd):
         self._connecting = None
         if self._done:
             return  # cancelled, or told already; how the rest of it ends is of no interest
-        if failure.check(SecretForgottenError) and not self._again:
-            self._again = True  # a server that was restarted; the secret has been dropped
+        mended = failure.check(SecretForgottenError, WrongClockError)
+        if mended is not None and mended not in self._mended:
+            # A server that was restarted, or a clock that is wrong here: the next message is
+            # another one.
+            self._mended.add(mended)
+            if mended is WrongClockError:
+                log.warn("{error}; trying again by the server's", error=str(failure.value))
             self.begin()
             return
         self._done = True

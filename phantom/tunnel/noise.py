@@ -11,6 +11,7 @@ policy (a decoy, or silence), whatever was wrong with it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any, Protocol
@@ -43,12 +44,15 @@ from phantom.layer import Layer, forward_half_close
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
 from phantom.tunnel.post_quantum import (
+    NOBODY,
     Agreed,
     ClientExchange,
     ClientSecrets,
     ServerExchange,
     ServerSecrets,
+    stand_in,
 )
+from phantom.tunnel.server_clock import ServerClock
 
 log = make_logger()
 
@@ -182,6 +186,7 @@ class InitiatorSettings:
         timeout: Seconds for the whole handshake.
         post_quantum: Whether to do an ML-KEM exchange.
         secrets: What earlier links left of one; None to do it for every link.
+        clock: The server's time; its web site sets it right.
     """
 
     private_key: bytes = attrs.field(repr=False)
@@ -193,6 +198,7 @@ class InitiatorSettings:
     timeout: float = 10.0
     post_quantum: PostQuantum = PostQuantum.AUTO
     secrets: ClientSecrets | None = None
+    clock: ServerClock = attrs.field(factory=ServerClock)
 
 
 class NoiseInitiator(NoiseProtocol):
@@ -244,7 +250,8 @@ class NoiseInitiator(NoiseProtocol):
             self._began,
         )
         content = HandshakePayload(
-            timestamp=int(self._runtime.wall_time() * 1000), **self._exchange.fields
+            timestamp=int(settings.clock.time(self._runtime.wall_time()) * 1000),
+            **self._exchange.fields,
         )
         padding = self._runtime.randint(*(BARE_PADDING if bare else TLS_PAYLOAD))
         if not bare:
@@ -294,14 +301,21 @@ class NoiseInitiator(NoiseProtocol):
             return
         try:
             reply = self._reply.receive(data)
-            if isinstance(reply, NeedMore):
-                return
-            self._message_received(reply)
         except (HandshakeError, RemoteProtocolError) as error:
             self._failed(Failure(self._explain(error)))
+            return
+        if isinstance(reply, NeedMore):
+            return
+        try:
+            self._message_received(reply)
+        except (HandshakeError, RemoteProtocolError) as error:
+            self._failed(Failure(error))
 
     def _explain(self, error: PhantomError) -> PhantomError:
-        """Name the usual cause where the answer gives it away."""
+        """Name the cause where the answer gives it away."""
+        date = self._reply.date if isinstance(self._reply, HttpReply) else None
+        if date is not None:
+            return self._settings.clock.refused(date, self._runtime.wall_time()) or error
         if self._settings.mode is Mode.BARE and self._reply.received.startswith(_TLS_ANSWERS):
             return HandshakeError(
                 "this server speaks TLS: set tls_sni (and tls_pin or tls_ca, if its certificate "
@@ -360,12 +374,13 @@ class Gatekeeper(Protocol):
     """Who may have a link."""
 
     def authorise(self, client_key: bytes, payload: HandshakePayload, e: bytes) -> bool:
-        """Decide on an authenticated first message.
+        """Decide on a first message.
 
-        Called once a message; its only effect is the replay filter's.
+        Called once a message; its only effect is the replay filter's, and that only for a
+        known key.  It must take the same time for each.
 
         Args:
-            client_key: The static public key the message proves.
+            client_key: The static public key the message proves; `NOBODY` if it proves none.
             payload: Its payload.
             e: The ephemeral's 32 bytes on the wire, by which a replay is known.
 
@@ -471,23 +486,33 @@ class NoiseResponder(NoiseProtocol):
             prologue=prologue(self._mode, message.sealed_header),
             elligator=bare,
         )
-        try:
+        # Each step is taken by every message, so that all failures take the same time; after
+        # one that fails, by a stand-in.
+        client_key, raw = NOBODY, stand_in()
+        with contextlib.suppress(HandshakeError):
             client_key, raw = handshake.read_message_1(message.e + message.rest)
+        try:
             payload = HandshakePayload.decode(raw)
-            exchange = ServerExchange(
-                self._post_quantum,
-                self._secrets,
-                client_key,
-                payload,
-                self._runtime.clock.seconds(),
-            )
-        except (HandshakeError, RemoteProtocolError):
-            self._turn_away()
-            return
+        except RemoteProtocolError:
+            client_key, payload = NOBODY, HandshakePayload.decode(stand_in())
+        try:
+            exchange = self._begin_exchange(client_key, payload)
+        except RemoteProtocolError:
+            client_key = NOBODY
+            exchange = self._begin_exchange(NOBODY, HandshakePayload.decode(stand_in()))
         if not self._gatekeeper.authorise(client_key, payload, message.e):
             self._turn_away()
             return
         self._answer(handshake, message, client_key, exchange)
+
+    def _begin_exchange(self, client_key: bytes, payload: HandshakePayload) -> ServerExchange:
+        return ServerExchange(
+            self._post_quantum,
+            self._secrets,
+            client_key,
+            payload,
+            self._runtime.clock.seconds(),
+        )
 
     def _answer(
         self,

@@ -96,8 +96,14 @@ class ReplayFile:
         """Whether a file is in use, rather than memory."""
         return self._mapping is not None
 
-    def check_and_insert(
-        self, client_public: bytes, ephemeral: bytes, timestamp: float, now: float
+    def check(
+        self,
+        client_public: bytes,
+        ephemeral: bytes,
+        timestamp: float,
+        now: float,
+        *,
+        insert: bool = True,
     ) -> ReplayVerdict:
         """Judge a message and, if it is fresh, remember it (`ReplayFilter`), for all workers.
 
@@ -106,6 +112,7 @@ class ReplayFile:
             ephemeral: The ephemeral key as it stood on the wire.
             timestamp: From the message, in seconds since the Unix epoch.
             now: This host's clock, likewise.
+            insert: Whether the message is authenticated and authorised.
         """
         if self._mapping is None:
             if now >= self._retry_at:
@@ -118,10 +125,12 @@ class ReplayFile:
             try:
                 with self._locked():
                     self._mend(self._mapping, now)
-                    return self._filter.check_and_insert(client_public, ephemeral, timestamp, now)
+                    return self._filter.check(
+                        client_public, ephemeral, timestamp, now, insert=insert
+                    )
             except OSError as error:
                 self._fall_back(error, now)
-        return self._filter.check_and_insert(client_public, ephemeral, timestamp, now)
+        return self._filter.check(client_public, ephemeral, timestamp, now, insert=insert)
 
     def close(self) -> None:
         """Let go of the file; closing twice is harmless."""

@@ -341,9 +341,9 @@ RESPONSE = http_response(body(bytes(16)), DATE)
 @pytest.mark.parametrize(
     ("stream", "status"),
     [
-        (b"HTTP/1.1 404 Not Found\r\nServer: nginx\r\n", "404"),
-        (b"HTTP/1.1 405 Not Allowed\r\n", "405"),
-        (b"HTTP/1.0 301\r\n", "301"),
+        (b"HTTP/1.1 404 Not Found\r\nServer: nginx\r\n\r\n", "404"),
+        (b"HTTP/1.1 405 Not Allowed\r\n\r\n", "405"),
+        (b"HTTP/1.0 301\r\n" + b"X: y\r\n" * 2000, "301"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n", "200"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "200"),
         (b"HTTP/1.1 200 OK\r\n\r\n", "200"),

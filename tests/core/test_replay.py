@@ -48,11 +48,11 @@ def key(number):
 
 def test_once_only():
     replay = ReplayFilter(table())
-    assert replay.check_and_insert(ALICE, key(1), NOW, NOW) is FRESH
-    assert replay.check_and_insert(ALICE, key(1), NOW, NOW) is REPLAY
-    assert replay.check_and_insert(ALICE, key(1), NOW, NOW + WINDOW) is REPLAY
-    assert replay.check_and_insert(ALICE, key(2), NOW, NOW) is FRESH
-    assert replay.check_and_insert(BOB, key(1), NOW, NOW) is FRESH
+    assert replay.check(ALICE, key(1), NOW, NOW) is FRESH
+    assert replay.check(ALICE, key(1), NOW, NOW) is REPLAY
+    assert replay.check(ALICE, key(1), NOW, NOW + WINDOW) is REPLAY
+    assert replay.check(ALICE, key(2), NOW, NOW) is FRESH
+    assert replay.check(BOB, key(1), NOW, NOW) is FRESH
 
 
 @pytest.mark.parametrize(
@@ -60,61 +60,61 @@ def test_once_only():
     [(0, FRESH), (120, FRESH), (-120, FRESH), (120.001, STALE), (-120.001, STALE), (1e12, STALE)],
 )
 def test_the_window(offset, verdict):
-    assert ReplayFilter(table()).check_and_insert(ALICE, key(1), NOW + offset, NOW) is verdict
+    assert ReplayFilter(table()).check(ALICE, key(1), NOW + offset, NOW) is verdict
 
 
 def test_a_message_stays_known_as_long_as_its_timestamp_is_good():
     # The latest possible timestamp: acceptable from now until 240 seconds later.
     replay = ReplayFilter(table())
     stamp = NOW + WINDOW
-    assert replay.check_and_insert(ALICE, key(0), stamp, NOW) is FRESH
+    assert replay.check(ALICE, key(0), stamp, NOW) is FRESH
     number, now = 1, NOW
     while now <= NOW + KEEP:
-        assert replay.check_and_insert(ALICE, key(0), stamp, now) is REPLAY
+        assert replay.check(ALICE, key(0), stamp, now) is REPLAY
         # Others come and take every place that is free.
         for _ in range(8):
-            replay.check_and_insert(BOB, key(number), now, now)
+            replay.check(BOB, key(number), now, now)
             number += 1
         now += 10
-    assert replay.check_and_insert(ALICE, key(0), stamp, NOW + KEEP + 0.1) is STALE
+    assert replay.check(ALICE, key(0), stamp, NOW + KEEP + 0.1) is STALE
 
 
 def test_what_came_before_the_table_is_refused():
     replay = ReplayFilter(table(since=NOW))
-    assert replay.check_and_insert(ALICE, key(1), NOW - 0.001, NOW) is STALE
-    assert replay.check_and_insert(ALICE, key(1), NOW, NOW) is FRESH
+    assert replay.check(ALICE, key(1), NOW - 0.001, NOW) is STALE
+    assert replay.check(ALICE, key(1), NOW, NOW) is FRESH
 
 
 def test_a_restarted_table_keeps_its_entries_but_is_not_relied_on():
     buffer = table()
     replay = ReplayFilter(buffer)
-    replay.check_and_insert(ALICE, key(1), NOW + 60, NOW)
+    replay.check(ALICE, key(1), NOW + 60, NOW)
     restart_table(buffer, b"other boot......", NOW + 30)
     assert table_epoch(buffer, **SMALL) == b"other boot......"
-    assert replay.check_and_insert(ALICE, key(2), NOW + 20, NOW + 40) is STALE
-    assert replay.check_and_insert(ALICE, key(1), NOW + 60, NOW + 40) is REPLAY
-    assert replay.check_and_insert(ALICE, key(2), NOW + 40, NOW + 40) is FRESH
+    assert replay.check(ALICE, key(2), NOW + 20, NOW + 40) is STALE
+    assert replay.check(ALICE, key(1), NOW + 60, NOW + 40) is REPLAY
+    assert replay.check(ALICE, key(2), NOW + 40, NOW + 40) is FRESH
 
 
 def test_a_client_at_its_quota_is_refused_and_nobody_else():
     replay = ReplayFilter(table(), quota=5)
     for number in range(5):
-        assert replay.check_and_insert(ALICE, key(number), NOW, NOW) is FRESH
-    assert replay.check_and_insert(ALICE, key(9), NOW, NOW) is FULL
-    assert replay.check_and_insert(ALICE, key(9), NOW, NOW) is FULL  # not remembered
-    assert replay.check_and_insert(ALICE, key(0), NOW, NOW) is REPLAY  # nothing was evicted
-    assert replay.check_and_insert(BOB, key(9), NOW, NOW) is FRESH
+        assert replay.check(ALICE, key(number), NOW, NOW) is FRESH
+    assert replay.check(ALICE, key(9), NOW, NOW) is FULL
+    assert replay.check(ALICE, key(9), NOW, NOW) is FULL  # not remembered
+    assert replay.check(ALICE, key(0), NOW, NOW) is REPLAY  # nothing was evicted
+    assert replay.check(BOB, key(9), NOW, NOW) is FRESH
 
 
 def test_the_quota_comes_back():
     replay = ReplayFilter(table(), quota=5)
     for number in range(5):
-        assert replay.check_and_insert(ALICE, key(number), NOW, NOW) is FRESH
-    assert replay.check_and_insert(ALICE, key(9), NOW + KEEP, NOW + KEEP) is FULL
+        assert replay.check(ALICE, key(number), NOW, NOW) is FRESH
+    assert replay.check(ALICE, key(9), NOW + KEEP, NOW + KEEP) is FULL
     later = NOW + KEEP + 61
     for number in range(10, 15):
-        assert replay.check_and_insert(ALICE, key(number), later, later) is FRESH
-    assert replay.check_and_insert(ALICE, key(15), later, later) is FULL
+        assert replay.check(ALICE, key(number), later, later) is FRESH
+    assert replay.check(ALICE, key(15), later, later) is FULL
 
 
 def test_the_quota_holds_over_any_window():
@@ -122,7 +122,7 @@ def test_the_quota_holds_over_any_window():
     rng, accepted, now = random.Random(1), [], NOW
     for number in range(1500):
         now += rng.expovariate(1 / 3)
-        if replay.check_and_insert(ALICE, key(number), now, now) is FRESH:
+        if replay.check(ALICE, key(number), now, now) is FRESH:
             accepted.append(now)
         assert sum(1 for when in accepted if when > now - KEEP) <= 20
     # And it is no stricter than five whole minutes make it.
@@ -131,39 +131,39 @@ def test_the_quota_holds_over_any_window():
 
 def test_a_full_table_evicts_nobody():
     replay = ReplayFilter(table())
-    verdicts = [replay.check_and_insert(ALICE, key(n), NOW, NOW) for n in range(2000)]
+    verdicts = [replay.check(ALICE, key(n), NOW, NOW) for n in range(2000)]
     assert verdicts.count(FRESH) == 4 * 64 and verdicts.count(FULL) == 2000 - 4 * 64
     for number, verdict in enumerate(verdicts):
         if verdict is FRESH:
-            assert replay.check_and_insert(ALICE, key(number), NOW, NOW) is REPLAY
+            assert replay.check(ALICE, key(number), NOW, NOW) is REPLAY
     later = NOW + KEEP + 1
-    assert replay.check_and_insert(ALICE, key(5000), later, later) is FRESH
+    assert replay.check(ALICE, key(5000), later, later) is FRESH
 
 
 def test_too_many_clients():
     replay = ReplayFilter(table(entry_buckets=64, client_buckets=2))
-    verdicts = [replay.check_and_insert(key(n), key(1), NOW, NOW) for n in range(300)]
+    verdicts = [replay.check(key(n), key(1), NOW, NOW) for n in range(300)]
     assert verdicts.count(FRESH) == 2 * 32 and set(verdicts) == {FRESH, FULL}
     later = NOW + 360
-    assert replay.check_and_insert(key(1000), key(1), later, later) is FRESH
+    assert replay.check(key(1000), key(1), later, later) is FRESH
 
 
 def test_a_clock_set_back_forgets_nothing():
     replay = ReplayFilter(table())
-    assert replay.check_and_insert(ALICE, key(1), NOW, NOW) is FRESH
+    assert replay.check(ALICE, key(1), NOW, NOW) is FRESH
     earlier = NOW - 60
     for number in range(100, 2000):
-        replay.check_and_insert(BOB, key(number), earlier, earlier)
-    assert replay.check_and_insert(ALICE, key(1), NOW, earlier) is REPLAY
-    assert replay.check_and_insert(ALICE, key(1), NOW, NOW) is REPLAY
+        replay.check(BOB, key(number), earlier, earlier)
+    assert replay.check(ALICE, key(1), NOW, earlier) is REPLAY
+    assert replay.check(ALICE, key(1), NOW, NOW) is REPLAY
 
 
 def test_a_clock_set_far_back_does_not_lock_a_client_out():
     replay = ReplayFilter(table(), quota=5)
     ahead = NOW + 7200
     for number in range(5):
-        assert replay.check_and_insert(ALICE, key(number), ahead, ahead) is FRESH
-    assert replay.check_and_insert(ALICE, key(9), NOW, NOW) is FRESH
+        assert replay.check(ALICE, key(number), ahead, ahead) is FRESH
+    assert replay.check(ALICE, key(9), NOW, NOW) is FRESH
 
 
 def test_torn_slots_are_reused():
@@ -176,7 +176,7 @@ def test_torn_slots_are_reused():
         struct.pack_into("<I", buffer, 96 + 4 * 64 * 32 + slot * 32 + 16, 2**32 - 1)
     replay = ReplayFilter(buffer)
     for number in range(40):
-        assert replay.check_and_insert(ALICE, key(number), NOW, NOW) is FRESH
+        assert replay.check(ALICE, key(number), NOW, NOW) is FRESH
 
 
 @pytest.mark.parametrize("position", range(0, 96, 5))
@@ -223,7 +223,7 @@ class Model(RuleBasedStateMachine):
         self.judge((ALICE if client == BOB else BOB) if flip else client, e, stamp)
 
     def judge(self, client, e, stamp):
-        verdict = self.replay.check_and_insert(client, e, stamp, self.now)
+        verdict = self.replay.check(client, e, stamp, self.now)
         if abs(stamp - self.now) > WINDOW:
             assert verdict is STALE
         elif (client, e, stamp) in self.accepted:

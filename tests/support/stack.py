@@ -31,6 +31,7 @@ from phantom.tunnel.mux import MuxLimits
 from phantom.tunnel.noise import InitiatorSettings
 from phantom.tunnel.post_quantum import ClientSecrets
 from phantom.tunnel.registry import SessionRegistry
+from phantom.tunnel.server_clock import ServerClock
 from support.pipes import Pipe, join, run
 from support.runtime import FakeTime, fake_runtime
 
@@ -139,8 +140,14 @@ class Silence:
 
 
 class NoReplays:
-    def check_and_insert(
-        self, client_public: bytes, ephemeral: bytes, timestamp: float, now: float
+    def check(
+        self,
+        client_public: bytes,
+        ephemeral: bytes,
+        timestamp: float,
+        now: float,
+        *,
+        insert: bool,
     ) -> ReplayVerdict:
         return ReplayVerdict.FRESH if abs(timestamp - now) <= 120 else ReplayVerdict.STALE
 
@@ -264,6 +271,7 @@ class Stack:
     def start_client(self) -> None:
         """Begin a client's process: it knows what its file says, and what it remembers."""
         self.secrets = ClientSecrets()
+        self.server_clock = ServerClock()
         self.known = KnownEndpoints(
             self.runtime,
             self._endpoints,
@@ -291,6 +299,7 @@ class Stack:
             host="example.com",
             post_quantum=self._post_quantum,
             secrets=self.secrets,
+            clock=self.server_clock,
         )
 
     def add_host(self, seed: int) -> Host:

@@ -247,16 +247,16 @@ def test_a_server_that_requires_it_is_silent_to_others() -> None:
 
 def test_a_bad_key_is_a_stranger_who_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     stack = Stack()
-    asked: list[bytes] = []
+    inserted: list[bool] = []
 
     class Asked:
-        def check_and_insert(self, *arguments: Any) -> Any:
-            asked.append(arguments[0])
+        def check(self, *arguments: Any, insert: bool) -> Any:
+            inserted.append(insert)
 
     stack.gate.replay = Asked()
     monkeypatch.setattr(KeyPair, "__init__", lambda self, entropy: None)
     monkeypatch.setattr(KeyPair, "public", b"\xff" * 1184, raising=False)
     stack.dialer.start()
     stack.run(3)
-    assert stack.strangers.count == 1 and not asked
+    assert stack.strangers.count == 1 and inserted == [False]
     assert stack.pipes[0].carried[1] == 0

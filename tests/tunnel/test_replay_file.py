@@ -40,12 +40,12 @@ def opened(tmp_path):
 def test_a_restart_forgets_nothing(opened, tmp_path):
     first = opened(NOW - 1000)
     assert first.persistent
-    assert first.check_and_insert(ALICE, key(1), NOW, NOW) is FRESH
+    assert first.check(ALICE, key(1), NOW, NOW) is FRESH
     first.close()
     second = opened(NOW + 5)
-    assert second.check_and_insert(ALICE, key(1), NOW, NOW + 5) is REPLAY
+    assert second.check(ALICE, key(1), NOW, NOW + 5) is REPLAY
     # The history is whole, so timestamps from before the restart are welcome.
-    assert second.check_and_insert(ALICE, key(2), NOW, NOW + 5) is FRESH
+    assert second.check(ALICE, key(2), NOW, NOW + 5) is FRESH
     path = tmp_path / FILE_NAME
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.stat().st_size == table_size()
@@ -53,16 +53,16 @@ def test_a_restart_forgets_nothing(opened, tmp_path):
 
 def test_siblings_see_each_other(opened):
     one, two = opened(NOW - 1000, quota=3), opened(NOW - 500, quota=3)
-    assert one.check_and_insert(ALICE, key(1), NOW, NOW) is FRESH
-    assert two.check_and_insert(ALICE, key(1), NOW, NOW) is REPLAY
-    assert two.check_and_insert(ALICE, key(2), NOW, NOW) is FRESH
-    assert one.check_and_insert(ALICE, key(3), NOW, NOW) is FRESH
-    assert one.check_and_insert(ALICE, key(4), NOW, NOW) is FULL
+    assert one.check(ALICE, key(1), NOW, NOW) is FRESH
+    assert two.check(ALICE, key(1), NOW, NOW) is REPLAY
+    assert two.check(ALICE, key(2), NOW, NOW) is FRESH
+    assert one.check(ALICE, key(3), NOW, NOW) is FRESH
+    assert one.check(ALICE, key(4), NOW, NOW) is FULL
 
 
 def test_a_sibling_opened_later_knows_how_old_the_table_is(opened):
     opened(NOW)
-    assert opened(NOW + 10).check_and_insert(ALICE, key(1), NOW - 1, NOW + 10) is STALE
+    assert opened(NOW + 10).check(ALICE, key(1), NOW - 1, NOW + 10) is STALE
 
 
 def test_processes_race_for_one_message(tmp_path):
@@ -74,7 +74,7 @@ def test_processes_race_for_one_message(tmp_path):
         print("ready", flush=True)
         sys.stdin.readline()
         verdicts = [
-            replay.check_and_insert({ALICE!r}, n.to_bytes(32, "big"), {NOW}, {NOW}).name
+            replay.check({ALICE!r}, n.to_bytes(32, "big"), {NOW}, {NOW}).name
             for n in range(300)
         ]
         print(*verdicts)
@@ -106,23 +106,23 @@ def test_a_killed_process_leaves_its_entries(tmp_path, opened):
         import os, signal
         from phantom.tunnel.replay_file import ReplayFile
         replay = ReplayFile({str(tmp_path)!r}, os.urandom, {NOW - 1000}, epoch={EPOCH!r})
-        replay.check_and_insert({ALICE!r}, {key(1)!r}, {NOW}, {NOW})
+        replay.check({ALICE!r}, {key(1)!r}, {NOW}, {NOW})
         os.kill(os.getpid(), signal.SIGKILL)
         """
     )
     subprocess.run([sys.executable, "-c", program], check=False)
-    assert opened(NOW).check_and_insert(ALICE, key(1), NOW, NOW) is REPLAY
+    assert opened(NOW).check(ALICE, key(1), NOW, NOW) is REPLAY
 
 
 @pytest.mark.parametrize("epoch", [b"next" * 4, None])
 def test_after_another_boot_only_new_timestamps_count(opened, epoch):
     first = opened(NOW - 1000)
-    assert first.check_and_insert(ALICE, key(1), NOW + 50, NOW) is FRESH
+    assert first.check(ALICE, key(1), NOW + 50, NOW) is FRESH
     first.close()
     second = opened(NOW + 40, epoch=epoch)
-    assert second.check_and_insert(ALICE, key(2), NOW + 39, NOW + 41) is STALE
-    assert second.check_and_insert(ALICE, key(2), NOW + 41, NOW + 41) is FRESH
-    assert second.check_and_insert(ALICE, key(1), NOW + 50, NOW + 41) is REPLAY
+    assert second.check(ALICE, key(2), NOW + 39, NOW + 41) is STALE
+    assert second.check(ALICE, key(2), NOW + 41, NOW + 41) is FRESH
+    assert second.check(ALICE, key(1), NOW + 50, NOW + 41) is REPLAY
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ def test_a_damaged_file_is_made_anew(opened, tmp_path, content):
     (tmp_path / FILE_NAME).write_bytes(content)
     replay = opened(NOW)
     assert replay.persistent
-    assert replay.check_and_insert(ALICE, key(1), NOW - 1, NOW + 1) is STALE
-    assert replay.check_and_insert(ALICE, key(1), NOW, NOW + 1) is FRESH
-    assert opened(NOW + 2).check_and_insert(ALICE, key(1), NOW, NOW + 2) is REPLAY
+    assert replay.check(ALICE, key(1), NOW - 1, NOW + 1) is STALE
+    assert replay.check(ALICE, key(1), NOW, NOW + 1) is FRESH
+    assert opened(NOW + 2).check(ALICE, key(1), NOW, NOW + 2) is REPLAY
 
 
 def damage_header(path):
@@ -160,16 +160,16 @@ def remove(path):
 def test_harm_under_a_running_process(opened, tmp_path, harm):
     one, two = opened(NOW - 1000), opened(NOW - 1000)
     for replay in (one, two):
-        assert replay.check_and_insert(ALICE, os.urandom(32), NOW, NOW) is FRESH
+        assert replay.check(ALICE, os.urandom(32), NOW, NOW) is FRESH
     harm(tmp_path / FILE_NAME)
     # What was known is lost, so only what is newer counts, at the sibling's too.
     later = NOW + 10
-    assert one.check_and_insert(ALICE, key(1), NOW, later) is STALE
-    assert one.check_and_insert(ALICE, key(1), later, later) is FRESH
-    assert two.check_and_insert(ALICE, key(1), later, later) is REPLAY
-    assert two.check_and_insert(ALICE, key(2), NOW, later + 1) is STALE
-    assert two.check_and_insert(ALICE, key(2), later + 1, later + 1) is FRESH
-    assert one.check_and_insert(ALICE, key(2), later + 1, later + 1) is REPLAY
+    assert one.check(ALICE, key(1), NOW, later) is STALE
+    assert one.check(ALICE, key(1), later, later) is FRESH
+    assert two.check(ALICE, key(1), later, later) is REPLAY
+    assert two.check(ALICE, key(2), NOW, later + 1) is STALE
+    assert two.check(ALICE, key(2), later + 1, later + 1) is FRESH
+    assert one.check(ALICE, key(2), later + 1, later + 1) is REPLAY
     assert one.persistent and two.persistent
     assert (tmp_path / FILE_NAME).stat().st_size == table_size()
 
@@ -178,20 +178,20 @@ def test_without_a_file_memory_serves_until_there_is_one(opened, tmp_path):
     directory = tmp_path / "missing"
     replay = opened(NOW, directory=directory)
     assert not replay.persistent
-    assert replay.check_and_insert(ALICE, key(1), NOW - 1, NOW) is STALE
-    assert replay.check_and_insert(ALICE, key(1), NOW + 30, NOW) is FRESH
-    assert replay.check_and_insert(ALICE, key(1), NOW + 30, NOW + 1) is REPLAY
+    assert replay.check(ALICE, key(1), NOW - 1, NOW) is STALE
+    assert replay.check(ALICE, key(1), NOW + 30, NOW) is FRESH
+    assert replay.check(ALICE, key(1), NOW + 30, NOW + 1) is REPLAY
     # Failing again later must not forget either.
     now = NOW + RETRY_INTERVAL
-    assert replay.check_and_insert(ALICE, key(1), NOW + 30, now) is REPLAY
+    assert replay.check(ALICE, key(1), NOW + 30, now) is REPLAY
     directory.mkdir()
     assert not replay.persistent
-    assert replay.check_and_insert(ALICE, key(1), NOW + 30, now + 1) is REPLAY
+    assert replay.check(ALICE, key(1), NOW + 30, now + 1) is REPLAY
     now += RETRY_INTERVAL
     # The file starts empty, so what memory saw must be too old for it.
-    assert replay.check_and_insert(ALICE, key(1), NOW + 30, now) is STALE
+    assert replay.check(ALICE, key(1), NOW + 30, now) is STALE
     assert replay.persistent
-    assert replay.check_and_insert(ALICE, key(2), now, now) is FRESH
+    assert replay.check(ALICE, key(2), now, now) is FRESH
 
 
 def test_memory_in_between_does_not_open_an_old_file_to_replays(opened, tmp_path):
@@ -202,11 +202,11 @@ def test_memory_in_between_does_not_open_an_old_file_to_replays(opened, tmp_path
     (tmp_path / FILE_NAME).mkdir()  # cannot be opened
     replay = opened(NOW)
     assert not replay.persistent
-    assert replay.check_and_insert(ALICE, key(1), NOW + 30, NOW) is FRESH
+    assert replay.check(ALICE, key(1), NOW + 30, NOW) is FRESH
     (tmp_path / FILE_NAME).rmdir()
     away.rename(tmp_path / FILE_NAME)
     now = NOW + RETRY_INTERVAL
-    assert replay.check_and_insert(ALICE, key(1), NOW + 30, now) is STALE
+    assert replay.check(ALICE, key(1), NOW + 30, now) is STALE
     assert replay.persistent
 
 
