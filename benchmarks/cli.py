@@ -8,6 +8,7 @@
     python -m benchmarks run phantom-raw,sb-ss2022 -s down1,up1 -n 5 --out rows.jsonl
     python -m benchmarks run phantom-raw --tree before=/some/checkout -s down1 -n 5
     python -m benchmarks report rows.jsonl --base phantom-raw --markdown
+    python -m benchmarks plot rows.jsonl              pictures for doc/performance.md
 
 PEERS and SCENARIOS are names or groups, with commas between them; `list` shows them.
 doc/performance.md says what each scenario and each figure means.
@@ -31,7 +32,7 @@ from benchmarks import report, turns
 from benchmarks.network import default_congestion
 from benchmarks.peers import PEERS, phantom
 from benchmarks.peers.base import Peer
-from benchmarks.programs import Unavailable, compiled
+from benchmarks.programs import ROOT, Unavailable, compiled
 from benchmarks.scenarios import SCENARIOS, Effort, Scenario
 
 #: prctl(2): orphaned descendants become ours, to account for and to end.
@@ -39,6 +40,9 @@ PR_SET_CHILD_SUBREAPER = 36
 
 #: Open files: 10,000 streams with a socket on each side of a hop, and room.
 OPEN_FILES = 65_536
+
+#: Where the documentation's pictures are.
+PICTURES = ROOT / "doc" / "performance"
 
 #: The peers of "all".
 ALL = ("base", "phantom", "optional", "peer")
@@ -137,6 +141,16 @@ def show(options: argparse.Namespace) -> int:
     return 0
 
 
+def draw(options: argparse.Namespace) -> int:
+    """Write the pictures of files."""
+    from benchmarks import plot
+
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for path in plot.draw(report.read(options.files), options.folder):
+        print(path)
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     top = argparse.ArgumentParser(
@@ -174,6 +188,9 @@ def parser() -> argparse.ArgumentParser:
     tables.add_argument("files", nargs="+", type=Path)
     tables.add_argument("--base", default="", metavar="PEER", help="show ratios to this peer")
     tables.add_argument("--markdown", "--md", action="store_true")
+    pictures = commands.add_parser("plot", help="pictures (SVG) from JSON lines")
+    pictures.add_argument("files", nargs="+", type=Path)
+    pictures.add_argument("--folder", type=Path, default=PICTURES, help="where they go")
     return top
 
 
@@ -185,6 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.command == "report":
         return show(options)
+    if options.command == "plot":
+        return draw(options)
     if options.command == "setup":
         from benchmarks.peers.install import install
 

@@ -118,6 +118,11 @@ class Network:
         self.congestion = self._congestion()
 
     @property
+    def roots(self) -> list[int]:
+        """The processes that make it."""
+        return [] if self._link is None else [self._link.pid]
+
+    @property
     def private(self) -> bool:
         """Whether its ports are ours alone."""
         return bool(self.names)

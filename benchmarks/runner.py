@@ -138,6 +138,8 @@ class Runner:
                     row = left[0].measure(running, self._plan.effort)
                     if counters := network.road_counters():
                         row["road"] = counters
+                        row["queue_mean_ms"] = counters["down"]["queue_mean_ms"]
+                        row["queue_max_ms"] = counters["down"]["queue_max_ms"]
                     self._emit(peer, left.pop(0), number, network.congestion, row)
                     if row.get("error"):
                         return

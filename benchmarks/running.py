@@ -175,7 +175,7 @@ class Running:
         """Put load on the peer; add what it spent meanwhile, and what the machine did besides."""
         turns.bring_along(accounting.family(self.roots, accounting.table()))
         assert self._destination is not None
-        destination = [self._destination.pid]
+        destination = [self._destination.pid, *self.network.roots]
         beyond, before, spent = (
             accounting.cpu_seconds(destination),
             accounting.machine(),
@@ -189,7 +189,7 @@ class Running:
         own = client + server + beyond + row.get("loadgen_cpu", 0)
         seconds = max(0.01, after.time - before.time)
         row |= {
-            "loadgen_server_cpu": round(beyond, 3),
+            "loadgen_server_cpu": round(beyond, 3),  # with what emulates the road
             "foreign_cores": round(max(0.0, after.busy - before.busy - own) / seconds, 3),
             "steal_cores": round((after.stolen - before.stolen) / seconds, 3),
             "cpu_client": round(client, 3),

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from benchmarks.scenarios import idle, loopback
+from benchmarks.scenarios import cuts, idle, loopback, wide
 from benchmarks.scenarios.base import Effort, Scenario
 
 __all__ = ["SCENARIOS", "Effort", "Scenario"]
 
 #: All of them by name, in the order of reports.
 SCENARIOS: dict[str, Scenario] = {
-    scenario.name: scenario for scenario in [*loopback.SCENARIOS, *idle.SCENARIOS]
+    scenario.name: scenario
+    for scenario in [
+        *loopback.SCENARIOS,
+        *idle.SCENARIOS,
+        *wide.SCENARIOS,
+        *cuts.SCENARIOS,
+    ]
 }

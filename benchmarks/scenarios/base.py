@@ -29,6 +29,16 @@ class Effort:
         """What warming up and settling down are multiplied with: runs under a second are tests."""
         return min(1.0, self.seconds)
 
+    @property
+    def road_haste(self) -> float:
+        """The same for scenarios on roads that have a length of their own."""
+        return min(1.0, self.road_seconds / 4)
+
+
+def not_through_tunnel(running: Running) -> bool:
+    """Return whether the peer's connections on the road are the load generator's own."""
+    return not running.server
+
 
 @attrs.frozen
 class Scenario:

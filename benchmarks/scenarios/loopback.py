@@ -24,10 +24,8 @@ def bulk(mode: str, streams: int) -> Measure:
     """Transfer as much as goes."""
 
     def measure(running: Running, effort: Effort) -> Row:
-        return running.measured(
-            *(mode, "--conns", streams, "--secs", effort.seconds),
-            *("--warm", WARM * effort.haste, "--lowat", LOW_WATER),
-        )
+        window = ("--secs", effort.seconds, "--warm", WARM * effort.haste)
+        return running.measured(mode, "--conns", streams, *window, "--lowat", LOW_WATER)
 
     return measure
 
@@ -52,11 +50,10 @@ def ping_beside(streams: int, *, upload: bool) -> Measure:
     """Play ping-pong beside bulk transfers through the same proxy."""
 
     def measure(running: Running, effort: Effort) -> Row:
-        return running.measured(
-            *("load", "--conns", streams, "--secs", min(effort.seconds, PING)),
-            *("--warm", WARM * effort.haste, "--lowat", LOW_WATER),
-            *(["--upload"] if upload else []),
-        )
+        window = ("--secs", min(effort.seconds, PING), "--warm", WARM * effort.haste)
+        way = ["--upload"] if upload else []
+        bulk = ("--conns", streams, "--lowat", LOW_WATER, *way)
+        return running.measured("load", *bulk, *window)
 
     return measure
 
