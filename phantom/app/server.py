@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
 from phantom.app.connecting import post_quantum_policy
 from phantom.app.descriptors import raise_descriptor_limit
 from phantom.app.listening import ListeningService, address_text, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
+from phantom.app.share import Share
 from phantom.app.stopping import hurry_at_second_signal, sockets_closed
 from phantom.app.strangers import reception
 from phantom.carriers.decoy import BackendDecoy
 from phantom.carriers.drain import SilentDrain
 from phantom.carriers.proxy_protocol import ProxyProtocolFactory
 from phantom.carriers.strangers import Strangers
+from phantom.carriers.tls_engine import ServerEngines
 from phantom.carriers.tls_server import TLSServerFactory, server_engines
 from phantom.config.announced import announced_list
 from phantom.config.load import load_server
@@ -71,7 +74,12 @@ def makeService(options: Any) -> Service:
         path = str(Path(path).absolute())
         file = load_server(path)
         apply_log_level(options, file.logging)
-        return ServerService(system_runtime(reactor), file.server, lambda: load_server(path))
+        runtime = system_runtime(reactor)
+        if file.server.workers > 1:
+            from phantom.app.workers import WorkersService
+
+            return WorkersService(runtime, file.server, lambda: load_server(path))
+        return ServerService(runtime, file.server, lambda: load_server(path))
 
     return configured(make)
 
@@ -83,6 +91,7 @@ class ServerService(MultiService):
         runtime: The outside world.
         config: The settings.
         reload: Reads the file again for `reload`; None without a file.
+        share: What a worker process is given; None where this process is the whole server.
 
     Attributes:
         registry: The sessions.
@@ -98,17 +107,18 @@ class ServerService(MultiService):
         runtime: Runtime,
         config: ServerConfig,
         reload: Callable[[], ServerFile] | None = None,
+        share: Share | None = None,
     ) -> None:
         super().__init__()
         self._runtime = runtime
+        self._share = share
+        self._siblings = None if share is None else share.siblings
+        if share is not None:
+            config = share.limits(config)
         self._config = config
         self._reload = reload
         self.meters = Meters()
-        self._certificates = (
-            server_engines(config.tls_engine, str(config.tls_cert), str(config.tls_key))
-            if config.tls_cert is not None
-            else None
-        )
+        self._certificates = certificates(config) if share is None else share.certificates
         self._outbound = DirectOutbound(
             runtime,
             _policy(config),
@@ -134,24 +144,26 @@ class ServerService(MultiService):
             ),
             meters=self.meters,
             endpoints=_signed(runtime, self._announced, config),
+            others=self._siblings,
         )
-        self._replay = _replay_file(runtime, config)
+        self._replay = replay_file(runtime, config, -1 if share is None else share.replay)
         self._gate = Gate(_allowed(config), self._replay, runtime, self.meters)
         self._backend: BackendDecoy | None = None
         factory = self._factory()
         self.addresses: list[tuple[Any, ...]] = []
-        for address in config.listen:
-            listener = bind(address, "server.listen")
+        for listener in listeners(config) if share is None else share.listeners:
             self.addresses.append(listener.getsockname())
             ListeningService(runtime, listener, factory).setServiceParent(self)
 
     def _factory(self) -> Any:
         config = self._config
         places = place_limits(raise_descriptor_limit())
+        if self._share is not None:
+            places = self._share.part(places[0]), self._share.part(places[1])
         drain = SilentDrain(self._runtime, *places)
         undecided = min(config.max_unauthenticated, places[0])
-        certificates = self._certificates
-        guests = reception(self._runtime, config, places) if certificates is not None else None
+        certs = self._certificates
+        guests = reception(self._runtime, config, places) if certs is not None else None
         factory: Any = TunnelFactory(
             self._runtime,
             self.registry,
@@ -166,12 +178,14 @@ class ServerService(MultiService):
             admission=Admission(undecided, max(1, undecided // PREFIX_SHARE)),
             meters=self.meters,
             post_quantum=post_quantum_policy(config.post_quantum),
+            instance=b"" if self._share is None else self._share.instance,
+            junction=None if self._siblings is None else self._siblings.junction,
         )
-        if certificates is not None and guests is not None:
+        if certs is not None and guests is not None:
             self._backend = guests.backend
             factory = TLSServerFactory(
                 self._runtime,
-                certificates,
+                certs,
                 factory,
                 not_tls=guests.not_tls,
                 strangers=Strangers(*places),
@@ -182,9 +196,13 @@ class ServerService(MultiService):
 
     def startService(self) -> None:
         """Accept links from now on, and reload on SIGHUP."""
+        if self._siblings is not None:
+            self._siblings.start(self.registry)
         super().startService()
         if self._backend is not None:
             self._backend.learn_banner()
+        if self._share is not None:
+            return  # signals and what the operator is told are the parent's
         if not self._config.allowed_clients:
             log.warn("allowed_clients is empty: nobody can connect")
         if self._reload is not None and hasattr(signal, "SIGHUP"):
@@ -241,11 +259,28 @@ class ServerService(MultiService):
 
     async def _stop(self) -> None:
         await super().stopService()
-        if self._reload is not None:  # a program of our own, not part of another
-            hurry_at_second_signal(self._runtime, self.registry.hurry)
+        if self._reload is not None and self._share is None:  # not part of another program
+            hurry_at_second_signal(self._runtime, self.hurry)
         await self.registry.shut_down(self._config.drain_timeout)
+        if self._siblings is not None:
+            # Sessions of the others drain by links of this process.
+            timer = self._runtime.call_later(self._config.drain_timeout, self._siblings.hurry)
+            await self._siblings.when_quiet()
+            if timer.active():
+                timer.cancel()
+            await maybeDeferred(self._siblings.stop)
         await sockets_closed(self._runtime)
         self._replay.close()
+
+    def discard(self) -> None:
+        """Let go of the files of a service that is not started."""
+        self._replay.close()
+
+    def hurry(self) -> None:
+        """End at once what `stopService` waits for."""
+        self.registry.hurry()
+        if self._siblings is not None:
+            self._siblings.hurry()
 
     def stopService(self) -> Deferred[None]:
         """Accept no more, tell the clients, let streams finish, end the rest."""
@@ -282,13 +317,47 @@ def _allowed(config: ServerConfig) -> frozenset[bytes]:
     return frozenset(client.key.raw for client in config.allowed_clients)
 
 
-def _replay_file(runtime: Runtime, config: ServerConfig) -> ReplayFile:
+def listeners(config: ServerConfig) -> tuple[socket.socket, ...]:
+    """Bind every port of the configuration.
+
+    Raises:
+        ConfigurationError: One cannot be bound.
+    """
+    return tuple(bind(address, "server.listen") for address in config.listen)
+
+
+def certificates(config: ServerConfig) -> ServerEngines | None:
+    """Read the certificate that the configuration names; None without TLS.
+
+    Raises:
+        ConfigurationError: It cannot be used.
+    """
+    if config.tls_cert is None:
+        return None
+    return server_engines(config.tls_engine, str(config.tls_cert), str(config.tls_key))
+
+
+def replay_file(runtime: Runtime, config: ServerConfig, inherited: int = -1) -> ReplayFile:
+    """Open the replay filter's file, in a folder that is made when missing.
+
+    Args:
+        runtime: Entropy and wall time.
+        config: Names the folder.
+        inherited: The parent's descriptor of the file, in a worker.
+
+    Raises:
+        ConfigurationError: The folder cannot be made.
+    """
     try:
-        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if inherited < 0:
+            config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
             f"cannot make the folder {config.state_dir}: {error.strerror}",
             key="server.state_dir",
             fix="make it, or name another; it must belong to the user the server runs as",
         ) from None
-    return ReplayFile(config.state_dir, runtime.entropy, runtime.wall_time(), epoch=boot_epoch())
+    now = runtime.wall_time()
+    return ReplayFile(
+        config.state_dir, runtime.entropy, now, epoch=boot_epoch(), inherited=inherited
+    )

@@ -134,6 +134,10 @@ class OpenSSLEngine:
                 self._connection.set_tlsext_host_name(server_name.encode("ascii"))
             self._connection.set_connect_state()
 
+    def use_certificate_of(self, context: SSL.Context) -> None:
+        """Take the certificate from another context; tickets stay the first one's."""
+        self._connection.set_context(context)
+
     def start(self) -> None:
         """See `TLSEngine.start`."""
         self._handshake()
@@ -322,6 +326,10 @@ class ServerCertificates:
         self.key_path = key_path
         self.alpn = alpn
         self._context = self._load()
+        # The keys of session tickets live in the context a connection is made with.  All
+        # workers of a server share this one, by having been forked (doc/adr/0016), so that a
+        # session is resumed whichever of them accepts the connection, as with nginx.
+        self._tickets = self._context
 
     def _load(self) -> Any:
         """Return a new context made from the files."""
@@ -337,7 +345,10 @@ class ServerCertificates:
 
     def engine(self) -> TLSEngine:
         """Return the server's side of a new connection."""
-        return OpenSSLEngine(self._context, server=True)
+        engine = OpenSSLEngine(self._tickets, server=True)
+        if self._context is not self._tickets:
+            engine.use_certificate_of(self._context)
+        return engine
 
 
 class OpenSSLClientEngines:

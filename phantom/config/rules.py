@@ -63,6 +63,8 @@ def check_server(values: Mapping[str, Any], report: Report) -> None:
     if isinstance(decoy, Path) and not os.path.isdir(decoy):
         report("decoy", _NO_FOLDER if os.path.exists(decoy) else "no such folder", None)
     _check_state_folder(values, report)
+    if values.get("workers", 1) > 1 and not hasattr(os, "fork"):
+        report("workers", "this system has no fork(), so there is one process", "set workers = 1")
 
 
 def check_client(values: Mapping[str, Any], report: Report) -> None:

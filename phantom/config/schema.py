@@ -221,6 +221,15 @@ class ServerConfig:
             "does it too. `require`: no link without it. `off`: never.",
         ),
     )
+    workers: int = attrs.field(
+        default=1,
+        metadata=about(
+            count(1, 64),
+            "How many processes serve, all on the same ports: one uses one core. Limits over "
+            "all clients are divided among them.",
+            unit="processes",
+        ),
+    )
     trusted_proxies: tuple[IPNetwork | UnixSocket, ...] = attrs.field(
         default=(),
         metadata=about(

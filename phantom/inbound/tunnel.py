@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import CancelledError
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, IProtocol
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
@@ -100,6 +100,9 @@ class TunnelFactory(Factory):
         admission: Bounds undecided visitors; the oldest gives way, and becomes a stranger.
         meters: Counts visitors.
         post_quantum: Whether to do an ML-KEM exchange with clients.
+        instance: Names the running server to clients; drawn when there are no other workers.
+        junction: Returns what stands between a link's Noise layer and its frames, where
+            another worker process may have its session.
     """
 
     noisy = False
@@ -120,8 +123,11 @@ class TunnelFactory(Factory):
         admission: Admission,
         meters: Meters,
         post_quantum: PostQuantum = PostQuantum.AUTO,
+        instance: bytes = b"",
+        junction: Callable[[FrameProtocol], IProtocol] | None = None,
     ) -> None:
         self._runtime = runtime
+        self._junction = junction
         self._registry = registry
         self._gate = gate
         self._private_key = private_key
@@ -135,14 +141,14 @@ class TunnelFactory(Factory):
         self._meters = meters
         self._post_quantum = post_quantum
         self._secrets = ServerSecrets()
-        self._instance = runtime.entropy(INSTANCE_SIZE)
+        self._instance = instance or runtime.entropy(INSTANCE_SIZE)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Return the layers for one visitor."""
         frames = FrameProtocol(self._runtime, self._registry.receive(), self._keepalive)
         return NoiseResponder(
             self._runtime,
-            frames,
+            frames if self._junction is None else self._junction(frames),
             private_key=self._private_key,
             public_key=self._public_key,
             mode=self._mode,

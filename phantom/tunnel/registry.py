@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
+from phantom.core.claims import Claim
 from phantom.core.session import BlockPool
 from phantom.core.wire import Attach, AttachStatus, FrameType, GoawayReason, pack_frame
 from phantom.errors import RemoteProtocolError, SessionError
@@ -59,8 +61,28 @@ class _Waiting:
     held: int
 
 
+class OtherWorkers(Protocol):
+    """What a registry asks of the server's other worker processes."""
+
+    def claim(self, client: bytes, session_id: bytes, most: int) -> Claim:
+        """Claim a session that begins, one of at most so many of its client."""
+        ...
+
+    def end(self, client: bytes, session_id: bytes) -> None:
+        """Note that a session has ended."""
+        ...
+
+    def count_elsewhere(self, client: bytes) -> int:
+        """Return how many sessions of a client the others have."""
+        ...
+
+    def ask_for_room(self, client: bytes) -> None:
+        """Ask the others to let one of a client's sessions give way; ends later."""
+        ...
+
+
 class SessionRegistry:
-    """All sessions of one server.
+    """All sessions of one server, or of one of its worker processes.
 
     Args:
         runtime: Clock.
@@ -71,6 +93,7 @@ class SessionRegistry:
         meters: Counts sessions.
         detached: What sessions without a link may keep.
         endpoints: The signed list of endpoints to push; empty for none.
+        others: The other worker processes; None where there are none.
     """
 
     def __init__(
@@ -84,9 +107,11 @@ class SessionRegistry:
         attach_timeout: float,
         meters: Meters,
         endpoints: bytes = b"",
+        others: OtherWorkers | None = None,
     ) -> None:
         self._runtime = runtime
         self._limits = limits
+        self._others = others
         self._max_links = max_links
         self._acceptor = acceptor
         self._attach_timeout = attach_timeout
@@ -158,7 +183,24 @@ class SessionRegistry:
         elif not self._make_room(link.peer_key):
             self._refuse(link, attach, AttachStatus.LIMIT)
         else:
+            self._claim(link, attach)
+
+    def _claim(self, link: FrameProtocol, attach: Attach) -> None:
+        """Begin a session, unless it turns out to be another worker's."""
+        claim = Claim.GRANTED
+        if self._others is not None:
+            claim = self._others.claim(link.peer_key, attach.session_id, self._max_links)
+        if claim is Claim.GRANTED:
             self._begin(link, attach)
+        elif claim is Claim.TAKEN:
+            # Two links for a new session, at the same moment.  The client dials again, and is
+            # passed on then.
+            link.receiver = DeadEnd()
+            link.abort()
+        elif claim is Claim.ENDED:
+            self._refuse(link, attach, AttachStatus.SESSION_LOST)
+        else:
+            self._refuse(link, attach, AttachStatus.LIMIT)
 
     def _begin(self, link: FrameProtocol, attach: Attach) -> None:
         mux = MultiplexerProtocol(
@@ -188,15 +230,29 @@ class SessionRegistry:
 
     def _make_room(self, client_key: bytes) -> bool:
         """Whether one more session fits; a silent link of the same client gives way."""
-        own = [s for s, _ in self._sessions.values() if s.peer_key == client_key]
-        if len(own) < self._max_links:
+        count = sum(s.peer_key == client_key for s, _ in self._sessions.values())
+        if self._others is not None:
+            count += self._others.count_elsewhere(client_key)
+        if count < self._max_links or self.give_way(client_key):
             return True
+        if self._others is not None:
+            self._others.ask_for_room(client_key)  # for the next attempt
+        return False
+
+    def give_way(self, client_key: bytes) -> bool:
+        """End a session of a client that has no link or a silent one, if there is any."""
         # A session without a link gives way first, the longest without one before others.
         for session in self._detached:
             if session.peer_key == client_key:
                 session.end(Failure(SessionError("a newer session took its place")))
                 return True
-        heard = [(s.link.last_heard if s.link is not None else 0.0, s) for s in own]
+        heard = [
+            (s.link.last_heard if s.link is not None else 0.0, s)
+            for s, _ in self._sessions.values()
+            if s.peer_key == client_key
+        ]
+        if not heard:
+            return False
         last_heard, quietest = min(heard, key=lambda pair: pair[0])
         if self._runtime.clock.seconds() - last_heard < SILENT:
             return False
@@ -265,6 +321,8 @@ class SessionRegistry:
         if waiting is not None and waiting.expiry.active():
             waiting.expiry.cancel()
         self._sessions.pop(session.session_id, None)
+        if self._others is not None and session.peer_key is not None:
+            self._others.end(session.peer_key, session.session_id)
         self._gone[session.session_id] = None
         if len(self._gone) > REMEMBERED_ENDS:
             del self._gone[next(iter(self._gone))]

@@ -3,9 +3,10 @@
 ``replay.bin`` in the state directory holds one `phantom.core.replay` table.  What makes it
 trustworthy:
 
-- **Workers.** Each maps the file shared and holds an exclusive ``flock`` while it asks, so
-  a replay to a sibling worker is seen.  The kernel frees the lock of a process that dies.
-  Open it after forking: a lock belongs to the open file, not to the process.
+- **Workers.** Each maps the file shared and holds an exclusive lock while it asks, so a
+  replay to a sibling worker is seen.  The lock is of the POSIX kind: it belongs to the
+  process, so that the descriptor may be inherited, from a parent that could open a file which
+  its workers may not.  The kernel frees the lock of a process that dies.
 - **Restarts and kills.** What was written to the mapping outlives the process.
 - **A crash of the machine** may lose the last half minute.  The table therefore names the
   boot in which it was written; in another one, and wherever boots cannot be told apart,
@@ -68,6 +69,8 @@ class ReplayFile:
         now: This host's clock, in seconds since the Unix epoch.
         epoch: Names the boot (`boot_epoch`); None when boots cannot be told apart.
         quota: Messages a client may have in the table.
+        inherited: The descriptor of the file, opened by the parent process; becomes this
+            object's.  Negative for none.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class ReplayFile:
         *,
         epoch: bytes | None = None,
         quota: int = QUOTA,
+        inherited: int = -1,
     ) -> None:
         self._path = Path(state_dir) / FILE_NAME
         self._entropy = entropy
@@ -89,7 +93,13 @@ class ReplayFile:
         self._retry_at = now
         # What memory took the place of a file for is not in the next file.
         self._in_memory = False
+        self._inherited = inherited
         self._open(now)
+
+    @property
+    def descriptor(self) -> int:
+        """The open file; negative when memory is in use."""
+        return self._descriptor
 
     @property
     def persistent(self) -> bool:
@@ -143,18 +153,22 @@ class ReplayFile:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def _open(self, now: float) -> None:
         """Use the file, made anew if need be, or else a table in memory."""
         # No link is followed, lest somebody else's file be overwritten.
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            self._descriptor = os.open(self._path, flags, 0o600)
+            inherited, self._inherited = self._inherited, -1
+            if inherited >= 0:
+                self._descriptor = inherited
+            else:
+                self._descriptor = os.open(self._path, flags, 0o600)
             with self._locked():
                 is_new = os.fstat(self._descriptor).st_size == 0
                 _reserve(self._descriptor)
