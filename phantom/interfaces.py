@@ -38,6 +38,29 @@ class Outbound(Protocol):
         ...
 
 
+class LinkGauge(Protocol):
+    """Watches the connection beneath a link, and says how much should be put into it at once.
+
+    A carrier that has one leaves it on the lowest transport, as its attribute ``link_gauge``.
+
+    Attributes:
+        record_limit: Most bytes of plaintext that one record should have now, so that what
+            comes after it need not wait for long.
+    """
+
+    record_limit: int
+
+    def full(self) -> None:
+        """The connection takes no more for now: there is something to watch."""
+
+    def stop(self) -> None:
+        """The link is gone."""
+
+    def least_round_trip(self) -> float | None:
+        """Return the least round trip seen, in seconds; None when that is not known."""
+        ...
+
+
 class StrangerPolicy(Protocol):
     """What happens to a visitor who could not prove a known key."""
 

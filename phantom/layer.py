@@ -131,6 +131,13 @@ class Layer:
         self.transport.stopProducing()
 
 
+def bottom(transport: Any) -> Any:
+    """Return the transport beneath every `Layer`."""
+    while isinstance(transport, Layer):
+        transport = transport.transport
+    return transport
+
+
 def switch_protocol(transport: Any, protocol: Any) -> None:
     """Put `protocol` in the place of the one that `transport` serves now.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IStreamClientEndpoint
 
+from phantom.carriers.congestion import LinkSockets
 from phantom.carriers.registry import client_endpoint
 from phantom.carriers.tls_client import TLSClientSettings
 from phantom.config.schema import ClientConfig
@@ -88,10 +89,11 @@ def connector(runtime: Runtime, config: ClientConfig) -> Connect:
     post_quantum = post_quantum_policy(config.post_quantum)
     secrets = ClientSecrets()
     clock = ServerClock()
+    sockets = LinkSockets(runtime, config.congestion)
 
     def connect(endpoint: ServerEndpoint) -> tuple[IStreamClientEndpoint, InitiatorSettings]:
         tls = None if endpoint.carrier is Carrier.TCP else tls_settings(config, endpoint)
-        carrier = client_endpoint(runtime, str(endpoint.host), endpoint.port, tls)
+        carrier = client_endpoint(runtime, str(endpoint.host), endpoint.port, tls, sockets)
         return carrier, InitiatorSettings(
             private_key=config.private_key.raw,
             server_key=endpoint.public_key,

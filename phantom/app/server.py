@@ -19,6 +19,7 @@ from phantom.app.options import PluginOptions, apply_log_level, configured
 from phantom.app.share import Share
 from phantom.app.stopping import hurry_at_second_signal, sockets_closed
 from phantom.app.strangers import reception
+from phantom.carriers.congestion import LinkSockets
 from phantom.carriers.decoy import BackendDecoy
 from phantom.carriers.drain import SilentDrain
 from phantom.carriers.proxy_protocol import ProxyProtocolFactory
@@ -180,6 +181,7 @@ class ServerService(MultiService):
             post_quantum=post_quantum_policy(config.post_quantum),
             instance=b"" if self._share is None else self._share.instance,
             junction=None if self._siblings is None else self._siblings.junction,
+            sockets=LinkSockets(self._runtime, config.congestion),
         )
         if certs is not None and guests is not None:
             self._backend = guests.backend

@@ -11,16 +11,9 @@ from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.tcp import Connection
 from zope.interface import implementer
 
-from phantom.layer import Layer
-
-#: Unsent bytes the kernel may hold before it calls the socket full.  More would only queue
-#: ahead of a keystroke; what is in flight does not count towards it.
-UNSENT_LOW_WATER = 128 * 1024
-
-# Linux's number, for Pythons that do not name it (linux/tcp.h).
-_TCP_NOTSENT_LOWAT = getattr(
-    socket, "TCP_NOTSENT_LOWAT", 25 if hasattr(socket, "TCP_CORK") else None
-)
+from phantom.carriers.congestion import LinkSockets, set_unsent
+from phantom.core.unsent import MOST_UNSENT
+from phantom.layer import bottom
 
 #: The most that is read away before a close; whoever has sent more finds a reset.
 _DISCARD_LIMIT = 1 << 20
@@ -28,33 +21,23 @@ _DISCARD_LIMIT = 1 << 20
 _DISCARD_READ = 1 << 16
 
 
-def bottom(transport: Any) -> Any:
-    """Return the transport beneath every `Layer`."""
-    while isinstance(transport, Layer):
-        transport = transport.transport
-    return transport
-
-
-def prepare_link_socket(transport: Any) -> None:
+def prepare_link_socket(transport: Any, sockets: LinkSockets | None = None) -> None:
     """Set the options of a link's socket: no delay, keepalive, little unsent data.
 
     Args:
         transport: A TCP transport, layers upon one, or anything else, which is left alone
             (a local socket, an in-memory transport).
+        sockets: Sets how it sends, and watches it; None leaves that to the system.
     """
     transport = bottom(transport)
     if not hasattr(transport, "setTcpNoDelay") or not getattr(transport, "connected", True):
         return
     transport.setTcpNoDelay(True)
     transport.setTcpKeepAlive(True)
-    if _TCP_NOTSENT_LOWAT is not None and hasattr(transport, "getHandle"):
-        try:
-            transport.getHandle().setsockopt(
-                socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_LOW_WATER
-            )
-        except OSError:
-            # A kernel without the option queues more; nothing else changes.
-            return
+    if hasattr(transport, "getHandle"):
+        set_unsent(transport, MOST_UNSENT)
+        if sockets is not None:
+            sockets.tune(transport)
 
 
 def discard_unread(transport: Any) -> None:
@@ -101,16 +84,18 @@ class LinkSocketEndpoint:
 
     Args:
         inner: Makes the connection; its transports are TCP's.
+        sockets: See `prepare_link_socket`.
     """
 
-    def __init__(self, inner: IStreamClientEndpoint) -> None:
+    def __init__(self, inner: IStreamClientEndpoint, sockets: LinkSockets | None = None) -> None:
         self._inner = inner
+        self._sockets = sockets
 
     def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
         """Connect; the Deferred fires with the factory's protocol."""
 
         def prepare(protocol: Any) -> Any:
-            prepare_link_socket(protocol.transport)
+            prepare_link_socket(protocol.transport, self._sockets)
             return protocol
 
         return self._inner.connect(factory).addCallback(prepare)

@@ -185,6 +185,26 @@ PATH: Kind[Path] = Kind(
 )
 
 
+#: Linux's names of congestion controls: TCP_CA_NAME_MAX is 16, with a final zero.
+_CONGESTION_NAME = re.compile(r"[a-z0-9_-]{1,15}")
+
+
+def _parse_congestion(value: object, _folder: Path) -> str:
+    name = _expect_text(value)
+    if not _CONGESTION_NAME.fullmatch(name):
+        raise ConfigurationError(
+            'must be "auto", "system", or a name such as "bbr" or "cubic", in small letters'
+        )
+    return name
+
+
+CONGESTION: Kind[str] = Kind(
+    '"auto", "system", or the name of a congestion control, such as "bbr" or "cubic"',
+    _parse_congestion,
+    quote,
+)
+
+
 def from_text(written: str, parse: Callable[[str], T], show: Callable[[T], str] = quote) -> Kind[T]:
     """A text that `parse` reads."""
     return Kind(written, lambda value, _folder: parse(_expect_text(value)), show)

@@ -25,6 +25,7 @@ from phantom.config.announced import AnnouncedEndpoint, announced_list
 from phantom.config.keys import PublicKey, chmod_advice, read_regular_file
 from phantom.config.schema import LEAST_STREAM_MEMORY, MiB
 from phantom.config.values import AllowedClient, ListenAddress, show_size
+from phantom.core.window import DEFAULT_WINDOW_LIMIT
 from phantom.errors import ConfigurationError
 
 #: ``report(key, problem, fix)`` notes a mistake in the table that is being checked.
@@ -160,7 +161,8 @@ def _check_memory(values: Mapping[str, Any], report: Report) -> None:
             f"or max_streams = {memory // LEAST_STREAM_MEMORY} or less",
         )
     window = values.get("window")
-    if window is not None and window > memory:
+    # The default is only a limit for what memory allows; whoever names a size means it.
+    if window is not None and window > memory and window != DEFAULT_WINDOW_LIMIT:
         report(
             "window",
             f"does not fit into session_memory of {show_size(memory)}",

@@ -33,6 +33,7 @@ from phantom.config.values import (
 )
 from phantom.core.egress import EgressRule
 from phantom.core.endpoint_list import MAX_ENDPOINTS
+from phantom.core.window import DEFAULT_WINDOW_LIMIT
 from phantom.telemetry import LEVELS
 
 KiB = 1024
@@ -304,12 +305,23 @@ class ServerConfig:
         ),
     )
     window: int = attrs.field(
-        default=4 * MiB,
+        default=DEFAULT_WINDOW_LIMIT,
         metadata=about(
             size(16 * KiB, 1024 * MiB),
-            "The most that one stream may send ahead of its reader. Higher serves fast links "
-            "with long round trips.",
+            "The most that one stream may send ahead of its reader. It gets 4 MiB when it is "
+            "alone, and more as far as the measured bandwidth and round trip ask for it and "
+            "`session_memory` allows (a third of what is free).",
             unit="bytes",
+        ),
+    )
+    congestion: str = attrs.field(
+        default="auto",
+        metadata=about(
+            kinds.CONGESTION,
+            "The congestion control of links, in the sending direction. `auto`: BBR where the "
+            "kernel has and allows it, else the system's. `system`: the system's. Anything else "
+            "is the name of one, such as `cubic`; where the kernel refuses it, a warning is "
+            "logged and the system's is used.",
         ),
     )
     keepalive: float = attrs.field(
@@ -540,12 +552,23 @@ class ClientConfig:
         ),
     )
     window: int = attrs.field(
-        default=4 * MiB,
+        default=DEFAULT_WINDOW_LIMIT,
         metadata=about(
             size(16 * KiB, 1024 * MiB),
-            "The most that one stream may send ahead of its reader. Higher serves fast links "
-            "with long round trips.",
+            "The most that one stream may send ahead of its reader. It gets 4 MiB when it is "
+            "alone, and more as far as the measured bandwidth and round trip ask for it and "
+            "`session_memory` allows (a third of what is free).",
             unit="bytes",
+        ),
+    )
+    congestion: str = attrs.field(
+        default="auto",
+        metadata=about(
+            kinds.CONGESTION,
+            "The congestion control of links, in the sending direction. `auto`: BBR where the "
+            "kernel has and allows it, else the system's. `system`: the system's. Anything else "
+            "is the name of one, such as `cubic`; where the kernel refuses it, a warning is "
+            "logged and the system's is used.",
         ),
     )
     keepalive: float = attrs.field(

@@ -64,8 +64,8 @@ class Freshness:
         """
         if self._until is not None:
             return
-        if self._left == FRESH_BYTES:
-            self._since = now  # an idle link is not a slow one
+        if self._left == FRESH_BYTES or now - self._since > FRESH_TIME:
+            self._restart(now)  # an idle link is not a slow one
         self._left -= size
         if self._left <= 0:
             self._until = sequence

@@ -20,11 +20,27 @@ FIRST_WINDOW = 256 * 1024
 #: A new stream takes at most this part of what the pool has left, so that a crowd shrinks
 #: first windows gradually and the last comer still finds something.
 CROWD_SHARE = 32
+#: What the only active stream gets without being measured: enough for 300 Mbit/s at 100 ms.
+DEFAULT_WINDOW = 4 * 1024 * 1024
+#: ... and what a measured one may grow to by default: 1.3 Gbit/s at 100 ms, as much as a session
+#: keeps unacknowledged.
+DEFAULT_WINDOW_LIMIT = 16 * 1024 * 1024
+#: A window holds this many bandwidth-delay products: one in flight; one in the path's queues,
+#: or in flight again (BBR, draft-ietf-ccwg-bbr, keeps up to two); one that stands still behind
+#: a loss for a round trip; and one for credit that is on its way.
+DELAY_PRODUCTS = 4
+#: Credit is announced in steps of half a window, and at most of this: with half of a large
+#: one a sender would see only half of it on a path it just fills (164 Mbit/s instead of 193
+#: were measured with 4 MiB at 100 ms).
+MOST_STEP = 256 * 1024
 #: No stream grows beyond this part of what the others have left, itself included.  Readers
 #: that stall keep what they hold, so whoever came first would otherwise leave the rest their
 #: base: at 80 ms of round trip, sixteen paused videos made a download 25 times slower.  With
 #: an eighth they cost it nothing, and the only stream still gets 6 MiB of the default memory.
 STREAM_SHARE = 8
+#: ... while it is no larger than `DEFAULT_WINDOW`.  One that was measured to need more may have
+#: this part: a paused video did not need it.
+FAST_SHARE = 3
 
 
 class CreditPool:
@@ -66,7 +82,16 @@ class ReceiveWindow:
         target: The window's present size.
     """
 
-    __slots__ = ("_charged", "_pool", "_taken", "buffered", "limit", "outstanding", "target")
+    __slots__ = (
+        "_charged",
+        "_pool",
+        "_since",
+        "_taken",
+        "buffered",
+        "limit",
+        "outstanding",
+        "target",
+    )
 
     def __init__(self, pool: CreditPool, limit: int, granted: int = 0) -> None:
         self._pool = pool
@@ -76,6 +101,7 @@ class ReceiveWindow:
         self.target = min(pool.first_window(), self.limit)
         self._charged = 0
         self._taken = 0
+        self._since: float | None = None
 
     def received(self, size: int) -> None:
         """Account for bytes that arrived.
@@ -88,30 +114,52 @@ class ReceiveWindow:
         self.outstanding -= size
         self.buffered += size
 
-    def taken(self, size: int) -> None:
+    def taken(self, size: int) -> bool:
         """Account for bytes that the consumer took: their room may be granted again.
 
-        A consumer that has taken a whole window shows that the window is what limits it, so
-        the window doubles, up to the limit.
+        A consumer that has taken a whole window shows that the window may be what limits it,
+        so the window doubles, up to `DEFAULT_WINDOW`, and from there on by measure.
+
+        Returns:
+            Whether `measure` is due.
         """
         self.buffered -= size
         self._settle()
         self._taken += size
-        if self._taken >= self.target:
-            self._taken = 0
-            if self.target < self.limit:
-                self.target = min(self.target * 2, self.limit)
+        if self._taken < self.target or self.target >= self.limit:
+            return False
+        if self.target >= DEFAULT_WINDOW:
+            return True
+        self._taken = 0
+        self.target = min(self.target * 2, self.limit)
+        return False
+
+    def measure(self, now: float, round_trip: float | None) -> None:
+        """Grow if the path's bandwidth-delay product asks for it.
+
+        Args:
+            now: Seconds on a clock that does not go back.
+            round_trip: The path's least round trip in seconds, None when unknown.
+        """
+        taken, self._taken = self._taken, 0
+        since, self._since = self._since, now
+        if since is None or round_trip is None or now <= since:
+            return
+        if taken / (now - since) * round_trip * DELAY_PRODUCTS > self.target:
+            self.target = min(self.target * 2, self.limit)
 
     def grant(self) -> int:
         """Return the credit to announce now, 0 for none.
 
-        Half a window must be due: smaller grants would cost a frame each for little.
+        Half a window must be due, or `MOST_STEP`: smaller grants would cost a frame each for
+        little.
         """
         held = self.outstanding + self.buffered
-        share = BASE_CREDIT + (self._pool.free + self._charged) // STREAM_SHARE
+        part = STREAM_SHARE if self.target <= DEFAULT_WINDOW else FAST_SHARE
+        share = BASE_CREDIT + (self._pool.free + self._charged) // part
         target = min(self.target, share)
         due = target - held
-        if due * 2 < target:
+        if due < min(target // 2, MOST_STEP):
             return 0
         # What lies below the base is ours by reservation, the rest must be in the pool.
         free = max(0, BASE_CREDIT - held) + self._pool.free

@@ -13,6 +13,7 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from phantom.address import Destination
+from phantom.carriers.congestion import LinkSockets
 from phantom.carriers.tcp import prepare_link_socket
 from phantom.core.admission import Admission
 from phantom.core.handshake import INSTANCE_SIZE, HandshakePayload, Mode, PostQuantum
@@ -103,6 +104,8 @@ class TunnelFactory(Factory):
         instance: Names the running server to clients; drawn when there are no other workers.
         junction: Returns what stands between a link's Noise layer and its frames, where
             another worker process may have its session.
+        sockets: Sets how the connections of known clients send; None leaves that to the
+            system.
     """
 
     noisy = False
@@ -125,6 +128,7 @@ class TunnelFactory(Factory):
         post_quantum: PostQuantum = PostQuantum.AUTO,
         instance: bytes = b"",
         junction: Callable[[FrameProtocol], IProtocol] | None = None,
+        sockets: LinkSockets | None = None,
     ) -> None:
         self._runtime = runtime
         self._junction = junction
@@ -142,6 +146,7 @@ class TunnelFactory(Factory):
         self._post_quantum = post_quantum
         self._secrets = ServerSecrets()
         self._instance = instance or runtime.entropy(INSTANCE_SIZE)
+        self._sockets = sockets
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Return the layers for one visitor."""
@@ -177,6 +182,9 @@ class TunnelFactory(Factory):
     def settled(self, visitor: NoiseResponder) -> None:
         """Free the visitor's place."""
         self._admission.release(visitor)
+        if visitor.peer_key and self._sockets is not None:
+            # Large buffers are for those who have proven a key.
+            self._sockets.tune(visitor)
         self._meters.count("visitor.link" if visitor.peer_key else "visitor.stranger")
 
 

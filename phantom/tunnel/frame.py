@@ -16,8 +16,16 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phantom.core.budget import TokenBucket
-from phantom.core.wire import MAX_PING, FrameType, pack_frame, parse_frames
+from phantom.core.wire import (
+    MAX_PING,
+    MAX_RECORD_PLAINTEXT,
+    FrameType,
+    pack_frame,
+    parse_frames,
+)
 from phantom.errors import RemoteProtocolError, TimeoutExpired
+from phantom.interfaces import LinkGauge
+from phantom.layer import bottom
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
 
@@ -126,6 +134,7 @@ class FrameProtocol:
         self._keepalive = keepalive
         self.congested = False
         self.connected = False
+        self._gauge: LinkGauge | None = None
         self.round_trip: float | None = None
         self.last_heard = runtime.clock.seconds()
         self._records_received = 0
@@ -173,6 +182,17 @@ class FrameProtocol:
         count: int = self.transport.received
         return count
 
+    @property
+    def record_limit(self) -> int:
+        """Most bytes of plaintext that a record should have now: less on a slow link."""
+        return self._gauge.record_limit if self._gauge is not None else MAX_RECORD_PLAINTEXT
+
+    @property
+    def least_round_trip(self) -> float | None:
+        """The least round trip known, in seconds; None before one is."""
+        least = self._gauge.least_round_trip() if self._gauge is not None else None
+        return self.round_trip if least is None else least
+
     # -- IProtocol, from the record layer ---------------------------------------------
 
     def makeConnection(self, transport: Any) -> None:
@@ -184,6 +204,7 @@ class FrameProtocol:
         """Announce the link upwards."""
         self.connected = True
         self.round_trip = self.transport.handshake_time
+        self._gauge = getattr(bottom(self.transport), "link_gauge", None)
         self.transport.registerProducer(self, True)
         self._arm_keepalive()
         self.receiver.link_made(self)
@@ -227,6 +248,8 @@ class FrameProtocol:
             if timer is not None and timer.active():
                 timer.cancel()
         self._timer = self._probe = self._watch = self._closing = None
+        if self._gauge is not None:
+            self._gauge.stop()
         self.receiver.link_lost(self, reason)
 
     # -- for the session --------------------------------------------------------------
@@ -258,6 +281,8 @@ class FrameProtocol:
     def pauseProducing(self) -> None:
         """Stop sending records for now."""
         self.congested = True
+        if self._gauge is not None:
+            self._gauge.full()
 
     def resumeProducing(self) -> None:
         """Send again."""

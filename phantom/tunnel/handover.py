@@ -46,7 +46,7 @@ PROGRESS_INTERVAL = 1.0
 #: Seconds a process that connected may take to say what for: it is a sibling and has it ready.
 GREETING_TIMEOUT = 5.0
 #: Bytes of records that the kernel may hold on their way to the bearer: they stand before a
-#: keystroke, like those in the link's own socket (`phantom.carriers.tcp.UNSENT_LOW_WATER`), and
+#: keystroke, like those in the link's own socket (`phantom.core.unsent.MOST_UNSENT`), and
 #: Linux's 208 KiB would more than double that.  The kernel counts twice what is asked for.
 LOCAL_BUFFER = 32 * 1024
 

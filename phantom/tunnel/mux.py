@@ -19,12 +19,10 @@ from phantom.core.budget import TokenBucket
 from phantom.core.scheduler import Scheduler
 from phantom.core.session import SendLog
 from phantom.core.stream import State
-from phantom.core.window import CreditPool, ReceiveWindow, add_credit
+from phantom.core.window import DEFAULT_WINDOW_LIMIT, CreditPool, ReceiveWindow, add_credit
 from phantom.core.wire import (
     HEADER_SIZE,
     INITIAL_CREDIT,
-    MAX_PAYLOAD,
-    MAX_RECORD_PLAINTEXT,
     MAX_STREAM_ID,
     FrameType,
     GoawayReason,
@@ -90,7 +88,7 @@ class MuxLimits:
 
     max_streams: int = 1024
     session_memory: int = 64 * 1024 * 1024
-    window: int = 4 * 1024 * 1024
+    window: int = DEFAULT_WINDOW_LIMIT
 
 
 class MultiplexerProtocol:
@@ -184,15 +182,16 @@ class MultiplexerProtocol:
         """Append about one record of what the streams want to send."""
         scheduler = self._scheduler
         while scheduler and send_log.has_room:
-            room = MAX_RECORD_PLAINTEXT - send_log.unsent_in_open_run - HEADER_SIZE
-            if room < SHARED_QUANTUM // 2 and send_log.has_unsent:
+            # Of a slow link's small record likewise: what lies in the log is not overtaken.
+            most = send_log.frame_limit
+            room = most - send_log.unsent_in_open_run
+            if room < min(SHARED_QUANTUM, most) // 2 and send_log.has_unsent:
                 return
             stream = scheduler.take()
             if stream is None:
                 return
             stream.queued = False
-            limit = min(room, SHARED_QUANTUM) if scheduler else MAX_PAYLOAD
-            stream.emit(send_log, min(limit, send_log.frame_limit))
+            stream.emit(send_log, min(room, SHARED_QUANTUM) if scheduler else most)
             if not stream.queued and stream.ready:
                 self.activate(stream)
 
@@ -368,6 +367,11 @@ class MultiplexerProtocol:
         """Send a control frame."""
         if self._session is not None:
             self._session.send(kind, stream_id, payload)
+
+    def measure(self, window: ReceiveWindow) -> None:
+        """Let a window follow the path's bandwidth and round trip."""
+        round_trip = self._session.least_round_trip if self._session is not None else None
+        window.measure(self._runtime.clock.seconds(), round_trip)
 
     def send_credit(self, stream: Stream, grant: int) -> None:
         """Tell the peer that it may send `grant` bytes more."""

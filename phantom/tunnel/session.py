@@ -23,6 +23,7 @@ from phantom.core.session import (
     SendLog,
 )
 from phantom.core.wire import (
+    HEADER_SIZE,
     Attach,
     AttachStatus,
     FrameType,
@@ -263,7 +264,6 @@ class Session:
         self._set_limits()
 
     def _set_limits(self) -> None:
-        self._log.frame_limit = self._fresh.frame_limit
         self._log.room = self._fresh.room
 
     def _acknowledged(self, received: int) -> None:
@@ -411,6 +411,11 @@ class Session:
         return self._log.acknowledged
 
     @property
+    def least_round_trip(self) -> float | None:
+        """The least round trip that its link has seen, in seconds; None when unknown."""
+        return self.link.least_round_trip if self.link is not None else None
+
+    @property
     def idle(self) -> bool:
         """Whether everything sent has arrived."""
         return self._log.acknowledged == self._log.next_sequence
@@ -435,6 +440,9 @@ class Session:
         link = self.link
         send_log = self._log
         records = 0
+        if link is not None:
+            limit = min(self._fresh.record_limit, link.record_limit)
+            send_log.frame_limit = limit - HEADER_SIZE
         while link is not None and not link.congested and not self.ended:
             if records == RECORDS_A_TURN:
                 self.wake()
@@ -444,7 +452,7 @@ class Session:
                 link = self.link  # producing calls streams, and they may end anything
                 if link is None:
                     break
-            record = send_log.take(self._fresh.record_limit)
+            record = send_log.take(limit)
             if record is None:
                 break
             if not self._fresh.trusted:

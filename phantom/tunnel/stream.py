@@ -506,7 +506,8 @@ class Stream:
 
     def _took(self, size: int) -> None:
         # The room is free, and granted again, only now that the consumer took the bytes.
-        self.window.taken(size)
+        if self.window.taken(size):
+            self._mux.measure(self.window)
         if self.state in RECEIVING and not self._closing:
             grant = self.window.grant()
             if grant:

@@ -22,9 +22,10 @@ from phantom.carriers.decoy import BackendDecoy, built_in_site
 from phantom.carriers.drain import HALF_CLOSED_TIME, SilentDrain
 from phantom.carriers.proxy_protocol import HEADER_TIMEOUT, ProxyProtocolFactory
 from phantom.carriers.strangers import Strangers
-from phantom.carriers.tcp import UNSENT_LOW_WATER, discard_unread, prepare_link_socket
+from phantom.carriers.tcp import discard_unread, prepare_link_socket
 from phantom.carriers.tls_openssl import ServerCertificates
 from phantom.carriers.tls_server import TLSServerFactory
+from phantom.core.unsent import MOST_UNSENT
 from phantom.layer import Layer
 from phantom.relay import relay_pair
 from phantom.runtime import Runtime
@@ -226,7 +227,7 @@ async def test_link_sockets_are_prepared(reactor: Any) -> None:
     assert handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         low_water = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
-        assert low_water == UNSENT_LOW_WATER
+        assert low_water == MOST_UNSENT
     prepare_link_socket(StringTransport())  # left alone
     transport = client.transport
     transport.loseConnection()

@@ -272,8 +272,8 @@ SERVER_MISTAKES = [
         '(set session_memory = "65 MiB" or more, or max_streams = 4096 or less)',
     ),
     (
-        'session_memory = "1 MiB"\nmax_streams = 1',
-        ":0: server.window: does not fit into session_memory of 1 MiB "
+        'session_memory = "1 MiB"\nmax_streams = 1\nwindow = "4 MiB"',
+        ":6: server.window: does not fit into session_memory of 1 MiB "
         '(set session_memory = "4 MiB" or more, or a smaller window)',
     ),
     (
@@ -281,6 +281,12 @@ SERVER_MISTAKES = [
         ':4: server.session_memory: expected a number of bytes, or a text like "64 MiB"',
     ),
     ("window = 1", ":4: server.window: must be from 16 KiB to 1 GiB"),
+    (
+        'congestion = "BBR"',
+        ':4: server.congestion: must be "auto", "system", or a name such as "bbr" or "cubic", '
+        "in small letters",
+    ),
+    ("congestion = 1", ":4: server.congestion: expected a text in quotes, not a number"),
     ("keepalive = nan", ":4: server.keepalive: must be from 1 s to 3600 s"),
     ("keepalive = inf", ":4: server.keepalive: must be from 1 s to 3600 s"),
     (f"keepalive = {10**400}", ":4: server.keepalive: must be from 1 s to 3600 s"),

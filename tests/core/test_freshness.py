@@ -22,6 +22,14 @@ def fill(fresh: Freshness, now: float, first: int = 0) -> int:
     return sequence
 
 
+def test_a_trickle_before_does_not_count_against_a_link() -> None:
+    fresh = Freshness(0.0)
+    fresh.sent(100, 1, 0.0)
+    last = fill(fresh, 10 * FRESH_TIME, 1)
+    fresh.acknowledged(last, 10 * FRESH_TIME + 0.5)
+    assert fresh.trusted
+
+
 def test_small_until_enough_was_acknowledged() -> None:
     fresh = Freshness(0.0)
     assert (fresh.record_limit, fresh.frame_limit) == (SMALL_RECORD, SMALL_PAYLOAD)

@@ -10,7 +10,9 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from phantom.core.window import (
     BASE_CREDIT,
+    DEFAULT_WINDOW,
     FIRST_WINDOW,
+    MOST_STEP,
     CreditPool,
     ReceiveWindow,
     add_credit,
@@ -43,6 +45,59 @@ def test_a_grant_waits_for_half_a_window() -> None:
     window.received(1)
     window.taken(1)
     assert window.grant() == FIRST_WINDOW // 2
+
+
+def grow(window: ReceiveWindow, rate: float, round_trip: float | None, seconds: float) -> None:
+    """Run a path of `rate` bytes a second; the sender always has enough."""
+    now = 0.0
+    while now < seconds:
+        window.grant()
+        size = min(window.outstanding, 64 * 1024)
+        if not size:
+            return
+        now += size / rate
+        window.received(size)
+        if window.taken(size):
+            window.measure(now, round_trip)
+
+
+def test_a_window_beyond_the_default_follows_the_bandwidth_delay_product() -> None:
+    for rate, round_trip, least, most in (
+        (200e6 / 8, 0.05, DEFAULT_WINDOW, 2 * DEFAULT_WINDOW),
+        (400e6 / 8, 0.1, 16 * MIB, 32 * MIB),
+        (1e9 / 8, 0.2, 64 * MIB, 64 * MIB),
+        (1e9 / 8, 0.0005, DEFAULT_WINDOW, DEFAULT_WINDOW),
+        (1e9 / 8, None, DEFAULT_WINDOW, DEFAULT_WINDOW),
+    ):
+        window = ReceiveWindow(CreditPool(512 * MIB, 1024), 64 * MIB)
+        grow(window, rate, round_trip, 20.0)
+        assert least <= window.target <= most, (rate, round_trip, window.target)
+        if round_trip and rate * round_trip > MIB:
+            assert window.target >= min(64 * MIB, 2 * rate * round_trip)
+
+
+def test_a_pause_does_not_count_as_a_slow_path_for_ever() -> None:
+    window = ReceiveWindow(CreditPool(512 * MIB, 1024), 64 * MIB)
+    grow(window, 50e6, 0.1, 5.0)
+    assert window.target > DEFAULT_WINDOW
+    before = window.target
+    window.measure(1000.0, 0.1)
+    assert window.target == before
+
+
+def test_a_large_window_is_announced_in_small_steps() -> None:
+    window = ReceiveWindow(CreditPool(64 * MIB, 1024), 4 * MIB)
+    grow(window, 50e6, None, 2.0)
+    while not window.grant():
+        window.received(1024)
+        window.taken(1024)
+    assert window.outstanding == window.target == 4 * MIB
+    window.received(MOST_STEP - 1)
+    window.taken(MOST_STEP - 1)
+    assert window.grant() == 0
+    window.received(1)
+    window.taken(1)
+    assert window.grant() == MOST_STEP
 
 
 def test_nothing_is_granted_for_what_was_not_taken() -> None:

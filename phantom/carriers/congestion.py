@@ -1,0 +1,295 @@
+"""How the kernel sends what a link writes: congestion control, buffers, unsent bytes.
+
+All of it is Linux's; elsewhere, and where the kernel refuses, links work with what they are
+given.  The measured gains of all of it: doc/adr/0017-how-links-send.md.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.internet.interfaces import IDelayedCall
+
+from phantom.core.headroom import Headroom
+from phantom.core.unsent import MOST_UNSENT, UnsentBound
+from phantom.layer import bottom
+from phantom.runtime import Runtime
+from phantom.telemetry import make_logger
+
+log = make_logger()
+
+# Linux's numbers, for Pythons that do not name them (linux/tcp.h, asm-generic/socket.h).
+_LINUX = hasattr(socket, "TCP_CORK")
+_TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if _LINUX else None)
+_TCP_CONGESTION = getattr(socket, "TCP_CONGESTION", None)
+_SO_SNDBUFFORCE = 32
+
+#: The kernel's limit for a name (TCP_CA_NAME_MAX, with its final zero).
+_NAME_SIZE = 16
+#: What a link's send buffer should hold: a session keeps at most 16 MiB unacknowledged
+#: (`phantom.core.session.MAX_RETAINED_BYTES`), and the kernel counts its own overhead too.
+SEND_BUFFER = 32 * 1024 * 1024
+#: Where the kernel says how far it would let a send buffer grow by itself.
+_TCP_WMEM = Path("/proc/sys/net/ipv4/tcp_wmem")
+#: What the receive buffer begins with.  The kernel doubles it by round trips, too slowly for
+#: BBR's start-up on a lossy path, which takes the wait for a full path.
+RECEIVE_BUFFER = 2 * 1024 * 1024
+#: Seconds between two looks at a busy link.
+INTERVAL = 0.1
+
+# struct tcp_info (linux/tcp.h), as far as `tcpi_delivered`: the flags of the last rate sample,
+# snd_mss, rtt, min_rtt, delivered.
+_TCP_INFO = struct.Struct("=7xB8xI48xI76xI40xI")
+_APP_LIMITED = 1
+
+
+@attrs.frozen(slots=True)
+class LinkState:
+    """What the kernel knows of a connection.
+
+    Attributes:
+        starved: Whether it had less to send than it could have sent.
+        segment: Bytes in a segment.
+        round_trip: Seconds, smoothed.
+        least_round_trip: Seconds; 0 when nothing was measured yet.
+        delivered: Segments that arrived, modulo 2**32.
+    """
+
+    starved: bool
+    segment: int
+    round_trip: float
+    least_round_trip: float
+    delivered: int
+
+
+def read_state(handle: socket.socket) -> LinkState | None:
+    """Return what the kernel knows of a connection, None where it does not say."""
+    if not _LINUX:
+        return None
+    try:
+        raw = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    except OSError:
+        return None
+    if len(raw) < _TCP_INFO.size:
+        return None  # older than Linux 4.18
+    flags, segment, round_trip, least, delivered = _TCP_INFO.unpack(raw)
+    # The kernel's value before the first sample is all ones.
+    least = 0 if least == 0xFFFFFFFF else least
+    return LinkState(bool(flags & _APP_LIMITED), segment, round_trip / 1e6, least / 1e6, delivered)
+
+
+def congestion_of(handle: socket.socket) -> str | None:
+    """Return the name of a socket's congestion control, None where the system has none."""
+    if _TCP_CONGESTION is None:
+        return None
+    try:
+        name = handle.getsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, _NAME_SIZE)
+    except OSError:
+        return None
+    return name.split(b"\0", 1)[0].decode("ascii", "replace")
+
+
+def set_congestion(handle: socket.socket, name: str) -> bool:
+    """Set a socket's congestion control; return whether the kernel has and allows it."""
+    if _TCP_CONGESTION is None:
+        return False
+    try:
+        handle.setsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, name.encode("ascii"))
+    except OSError:
+        return False
+    return True
+
+
+class LinkSockets:
+    """Prepares the sockets of links, all alike.
+
+    Args:
+        runtime: Timers.
+        congestion: ``auto`` for BBR where the kernel has and allows it, ``system`` for the
+            machine's own choice, or the name of one.
+    """
+
+    def __init__(self, runtime: Runtime, congestion: str) -> None:
+        self._runtime = runtime
+        self._setting = congestion
+        self._congestion: str | None = None
+        self._big_buffers = _big_send_buffers()
+        self._chosen = False
+
+    def choose(self) -> None:
+        """Find out what the kernel allows, and tell once."""
+        if self._chosen:
+            return
+        self._chosen = True
+        wanted = "bbr" if self._setting == "auto" else self._setting
+        with socket.socket() as trial:
+            given = congestion_of(trial)
+            if self._setting == "system" or given is None:
+                log.info("congestion control of links: the system's ({name})", name=given)
+                return
+            if set_congestion(trial, wanted):
+                self._congestion = wanted
+                log.info("congestion control of links: {name}", name=wanted)
+                return
+        tell = log.info if self._setting == "auto" else log.warn
+        tell(
+            "congestion control of links: {given}, as the kernel has no {wanted} or does not "
+            "allow it here (see: sysctl net.ipv4.tcp_allowed_congestion_control)",
+            given=given,
+            wanted=wanted,
+        )
+
+    def tune(self, transport: Any) -> None:
+        """Set the options of a link's socket, and give it a `LinkGauge` where there can be one.
+
+        Args:
+            transport: A TCP transport or layers upon one; anything else is left alone.
+        """
+        transport = bottom(transport)
+        if not hasattr(transport, "getHandle") or not getattr(transport, "connected", False):
+            return
+        handle = transport.getHandle()
+        if handle.family not in (socket.AF_INET, socket.AF_INET6):
+            return  # a local socket, behind a front
+        self.choose()
+        if self._congestion is not None:
+            set_congestion(handle, self._congestion)
+        if self._big_buffers is not None:
+            _set(handle, socket.SOL_SOCKET, self._big_buffers, SEND_BUFFER // 2)
+        _grow_receive_buffer(handle)
+        if read_state(handle) is not None:
+            transport.link_gauge = LinkGauge(self._runtime, transport)
+
+
+class LinkGauge:
+    """Watches a connection while it is full (`phantom.interfaces.LinkGauge`).
+
+    Args:
+        runtime: Timers.
+        transport: A TCP transport.
+    """
+
+    def __init__(self, runtime: Runtime, transport: Any) -> None:
+        self._runtime = runtime
+        self._transport = transport
+        self._bound = UnsentBound()
+        self._headroom = Headroom()
+        self.record_limit = self._bound.record_limit
+        self._bbr = congestion_of(transport.getHandle()) == "bbr"
+        self._full = False
+        self._timer: IDelayedCall | None = None
+        self._last: tuple[float, int] | None = None
+
+    def full(self) -> None:
+        """See `phantom.interfaces.LinkGauge`."""
+        self._full = True
+        if self._timer is None:
+            self._look()
+
+    def stop(self) -> None:
+        """See `phantom.interfaces.LinkGauge`."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def least_round_trip(self) -> float | None:
+        """See `phantom.interfaces.LinkGauge`."""
+        if not self._transport.connected:
+            return None
+        state = read_state(self._transport.getHandle())
+        return state.least_round_trip or None if state is not None else None
+
+    def _look(self) -> None:
+        self._timer = None
+        busy = self._full or bool(getattr(self._transport, "producerPaused", False))
+        self._full = False
+        state = read_state(self._transport.getHandle()) if self._transport.connected else None
+        if state is None or not busy:
+            self._last = None
+            self._headroom.pause()
+            return
+        now = self._runtime.clock.seconds()
+        last, self._last = self._last, (now, state.delivered)
+        if last is not None and now > last[0]:
+            segments = (state.delivered - last[1]) & 0xFFFFFFFF
+            self._judge(state, segments * state.segment / (now - last[0]), now)
+        self._timer = self._runtime.call_later(INTERVAL, self._look)
+
+    def _judge(self, state: LinkState, rate: float, now: float) -> None:
+        if self._bound.observe(rate, starved=state.starved):
+            self.record_limit = self._bound.record_limit
+            set_unsent(self._transport, self._bound.low_water)
+        if self._bbr and self._headroom.observe(
+            now,
+            rate=rate,
+            round_trip=state.round_trip,
+            least=state.least_round_trip,
+            starved=state.starved,
+        ):
+            restart_bbr(self._transport.getHandle())
+
+
+def restart_bbr(handle: socket.socket) -> None:
+    """Let BBR start anew on a connection, from the window it has.
+
+    Setting what is set already does nothing, so another one, which every kernel has, is set in
+    between; nothing arrives meanwhile.
+    """
+    if set_congestion(handle, "reno"):
+        set_congestion(handle, "bbr")
+
+
+def set_unsent(transport: Any, size: int) -> None:
+    """Bound what a connection holds unsent, in the kernel and in Twisted's own buffer.
+
+    Args:
+        transport: A TCP transport.
+        size: Bytes.  What is in flight does not count towards it.
+    """
+    if _TCP_NOTSENT_LOWAT is not None:
+        _set(transport.getHandle(), socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
+    # Twisted reads by this size too, so it is left alone on fast links.
+    transport.bufferSize = min(type(transport).bufferSize, max(1024, size // 4))
+    if size == MOST_UNSENT:
+        transport.bufferSize = type(transport).bufferSize
+
+
+def _big_send_buffers() -> int | None:
+    """Return the option that makes a send buffer larger than the kernel would by itself.
+
+    The kernel's own limit (4 MiB by default) is counted with its overhead, and holds 2.8 MB.
+    On a path of 200 ms that loses 1 % of the packets this halves the rate: 56 Mbit/s, and 90
+    without.  A fixed size costs no memory: what is unsent is bounded apart.
+    """
+    try:
+        automatic = int(_TCP_WMEM.read_text("ascii").split()[2])
+    except (OSError, ValueError, IndexError):
+        return None
+    for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
+        with socket.socket() as trial:
+            _set(trial, socket.SOL_SOCKET, option, SEND_BUFFER // 2)
+            if trial.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) > automatic:
+                return option
+    return None
+
+
+def _grow_receive_buffer(handle: socket.socket) -> None:
+    """Make the receive buffer large from the start, and leave the kernel to size it further.
+
+    SO_RCVBUF would fix it; asking to be woken only by so much data makes room for that much,
+    and goes on growing (Linux 4.20, tcp_set_rcvlowat).
+    """
+    if _LINUX:
+        _set(handle, socket.SOL_SOCKET, socket.SO_RCVLOWAT, RECEIVE_BUFFER)
+        _set(handle, socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+def _set(handle: socket.socket, level: int, option: int, value: int) -> None:
+    try:
+        handle.setsockopt(level, option, value)
+    except OSError:
+        return  # a kernel that refuses does as before
