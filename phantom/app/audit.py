@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -41,7 +42,7 @@ _POLICY_PAGES = 3
 #: Whole handshakes inside TLS; each shows one more hello.
 _TLS_LINKS = 24
 #: How often the probes that are timed are sent, one by one.
-_TIMED = 7
+_TIMED = 5
 #: Seconds a prober stays silent after a handshake.
 _AFTER_FINISHED = 0.4
 #: Pairs of handshakes that are compared.
@@ -310,7 +311,7 @@ class LiveAudit:
             verdicts["probes"] = await self._probe(pair, recorded, name, decoy)
         if "replays" in wanted:
             self._say("replaying", 0, 1)
-            verdicts["replays"] = await self._replay(pair, recorded, decoy)
+            verdicts["replays"] = await self._replay(pair, recorded)
         return verdicts
 
     async def _compare_handshakes(self, pair: Pair, name: str, decoy: int | None) -> Verdict:
@@ -319,20 +320,20 @@ class LiveAudit:
         if decoy is None:
             return post_handshake.RULE.skip(_NO_DECOY)
 
-        def record(port: int) -> list[Flow]:
+        def record(port: int) -> tuple[list[Flow], bool]:
             seen = watch(port)
             try:
                 for turn in range(_HANDSHAKES):
                     alpn = ("http/1.1",) if turn % 2 else ("h2", "http/1.1")
                     prober.handshake(seen.port, name, alpn, _AFTER_FINISHED)
-                return seen.take()
+                return seen.take(), isinstance(seen, Sniffer)
             finally:
                 seen.stop()
 
         self._say("comparing handshakes", 0, 1)
-        ours = await self._in_thread(record, pair.port)
-        theirs = await self._in_thread(record, decoy)
-        return post_handshake.detect(ours, theirs)
+        ours, exactly = await self._in_thread(record, pair.port)
+        theirs, _ = await self._in_thread(record, decoy)
+        return post_handshake.detect(ours, theirs, segments=exactly)
 
     async def _probe(self, pair: Pair, recorded: bytes, name: str, decoy: int | None) -> Verdict:
         seed = self._chance.getrandbits(64)
@@ -346,33 +347,34 @@ class LiveAudit:
             return probing.PROBES_RULE.skip(_NO_DECOY)
         inside = prober.tls_probes(name, random.Random(seed))
         probes += inside
-        ours = await self._in_thread(_run, pair.port, probes, patience)
-        theirs = await self._in_thread(_run, decoy, probes, patience)
+        ours, theirs = await self._in_thread(_run_both, pair.port, decoy, probes, patience)
         # Those that are answered, one by one.
         timed = [
             probe
             for probe in probes
             if all(answer.size for answer in ours[probe.name] + theirs[probe.name])
-        ][:: max(1, len(probes) // 12)]
+        ]
         mine = await self._in_thread(_run_timed, pair.port, timed, patience)
         its = await self._in_thread(_run_timed, decoy, timed, patience)
         return probing.detect(ours, theirs, (mine, its))
 
-    async def _replay(self, pair: Pair, recorded: bytes, decoy: int | None) -> Verdict:
+    async def _replay(self, pair: Pair, recorded: bytes) -> Verdict:
         if not recorded:
             return probing.REPLAY_RULE.skip("no first flight was recorded")
-        if self._tls and decoy is None:
-            return probing.REPLAY_RULE.skip(_NO_DECOY)
         patience = self._settings.patience
-        probes = prober.replays(recorded, self._chance)
+        seed = self._chance.getrandbits(64)
+        probes = prober.replays(recorded, random.Random(seed))
         ours: probing.Reactions = await self._in_thread(_run, pair.port, probes, patience)
         await pair.restart()
         again = [probes[0]._replace(name="R1 after a restart")]
         ours = {**ours, **await self._in_thread(_run, pair.port, again, patience)}
-        if decoy is None:
-            expected: probing.Reactions = {name: [probing.SILENCE] for name in ours}
-        else:
-            expected = await self._in_thread(_run, decoy, probes + again, patience)
+        if not self._tls:
+            return probing.detect_replays(ours, {name: [probing.SILENCE] for name in ours})
+        # The same, said by somebody whose hello is new.
+        stranger = prober.fresh_hello(recorded, self._chance)
+        probes = prober.replays(stranger, random.Random(seed))
+        expected: probing.Reactions = await self._in_thread(_run, pair.port, probes, patience)
+        expected = {**expected, again[0].name: expected[probes[0].name]}
         return probing.detect_replays(ours, expected)
 
 
@@ -388,5 +390,13 @@ def _run(
 def _run_timed(
     port: int, probes: list[prober.Probe], patience: float
 ) -> dict[str, list[probing.Reaction]]:
-    # What matters is when the first byte comes; the silence after it is not waited for.
-    return prober.run(port, probes, patience=min(0.2, patience), repeat=_TIMED, at_once=1)
+    return prober.run(port, probes, patience=patience, repeat=_TIMED, at_once=1, whole=False)
+
+
+def _run_both(
+    port: int, decoy: int, probes: list[prober.Probe], patience: float
+) -> tuple[dict[str, list[probing.Reaction]], dict[str, list[probing.Reaction]]]:
+    """Send the same to both at the same time: most of it is waiting for silence to last."""
+    with ThreadPoolExecutor(2) as pool:
+        ours, theirs = (pool.submit(_run, end, probes, patience) for end in (port, decoy))
+        return ours.result(), theirs.result()

@@ -68,13 +68,14 @@ def _digest(data: bytes) -> str:
     return f"{len(data)}:{hashlib.sha256(data).hexdigest()[:8]}" if data else "0"
 
 
-def react(port: int, probe: Probe, patience: float) -> Reaction:
+def react(port: int, probe: Probe, patience: float, *, whole: bool = True) -> Reaction:
     """Say one thing and watch what happens.
 
     Args:
         port: The server's, on 127.0.0.1.
         probe: What to say.
         patience: Seconds of silence after which the connection counts as open.
+        whole: Whether all of the answer is wanted, or only when its first byte comes.
     """
     began = time.monotonic()
     data = b""
@@ -94,6 +95,8 @@ def react(port: int, probe: Probe, patience: float) -> Reaction:
                         break
                     first = first or time.monotonic()
                     data += received
+                    if not whole:
+                        break
     except TimeoutError:
         close = "open"
     except ssl.SSLError as error:
@@ -113,6 +116,7 @@ def run(
     patience: float,
     repeat: int = 1,
     at_once: int = AT_ONCE,
+    whole: bool = True,
 ) -> dict[str, list[Reaction]]:
     """Send probes and return the reactions by the probe's name.
 
@@ -122,11 +126,12 @@ def run(
         patience: See `react`.
         repeat: How often each is said.
         at_once: How many at a time; 1 where times matter.
+        whole: See `react`.
     """
     found: dict[str, list[Reaction]] = {probe.name: [] for probe in probes}
     with ThreadPoolExecutor(at_once) as pool:
         for _ in range(repeat):
-            answers = pool.map(lambda probe: react(port, probe, patience), probes)
+            answers = pool.map(lambda probe: react(port, probe, patience, whole=whole), probes)
             for probe, answer in zip(probes, answers, strict=True):
                 found[probe.name].append(answer)
     return found
@@ -166,6 +171,11 @@ def replays(recorded: bytes, chance: random.Random) -> list[Probe]:
     return found
 
 
+def fresh_hello(hello: bytes, chance: random.Random) -> bytes:
+    """Return a ClientHello with another random (RFC 8446, section 4.1.2): nobody has seen it."""
+    return hello[:11] + chance.randbytes(32) + hello[43:]
+
+
 def raw_probes(host: str, chance: random.Random, hello: bytes = b"") -> list[Probe]:
     """Return what is said to the bare port.
 
@@ -202,6 +212,10 @@ def raw_probes(host: str, chance: random.Random, hello: bytes = b"") -> list[Pro
             Probe("hello changed", _changed(hello, [9, 10], chance)),
             Probe("hello and noise", hello + chance.randbytes(64)),
             Probe("hello, bad version", hello[:1] + b"\x07\x07" + hello[3:]),
+            *(
+                Probe(f"hello, byte 0 is 0x{byte:02x}", bytes([byte]) + hello[1:])
+                for byte in (0x00, 0x15, 0x17, 0x47, 0x80, 0xFF)
+            ),
         ]
     return found
 

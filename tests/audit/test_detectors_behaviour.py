@@ -70,7 +70,7 @@ def test_a_connection_that_is_busy_or_short_has_no_keepalives() -> None:
 def test_answers_from_beyond_the_server_are_told_and_not_judged() -> None:
     def asked(delay: float) -> Flow:
         times = [(i + (delay if i % 2 else 0.0), not i % 2) for i in range(20)]
-        segments = [Segment(time if up else time - 1 + 0.001, up, b"x") for time, up in times]
+        segments = [Segment(time if up else time - 1 + 0.001, up, b"x" * 400) for time, up in times]
         return Flow(client="c", server="s", segments=segments, round_trip=0.001)
 
     far, near = round_trips.detect([asked(0.08)]), round_trips.detect([asked(0.0)])

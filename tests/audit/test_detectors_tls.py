@@ -194,3 +194,8 @@ def test_other_post_handshake_records_are_found(ours: Flow, named: str) -> None:
     verdict = post_handshake.detect([handshake(), ours], [handshake(), handshake()])
     assert verdict.status is Status.FAILED
     assert named in verdict.details[0]
+
+
+def test_segments_are_not_judged_where_a_relay_has_joined_them() -> None:
+    ours, decoy = [handshake(joined=True)], [handshake()]
+    assert post_handshake.detect(ours, decoy, segments=False).status is Status.PASSED

@@ -72,8 +72,8 @@ def _apart(ones: Iterable[int], others: Iterable[int]) -> bool:
     )
 
 
-def differences(ours: Profile, decoy: Profile) -> list[str]:
-    """Return what differs."""
+def differences(ours: Profile, decoy: Profile, *, segments: bool = True) -> list[str]:
+    """Return what differs; without `segments` nothing is said of these."""
     found = []
     if [kind for kind, _ in ours.flight] != [kind for kind, _ in decoy.flight] or _apart(
         (size for _, size in ours.flight), (size for _, size in decoy.flight)
@@ -81,13 +81,19 @@ def differences(ours: Profile, decoy: Profile) -> list[str]:
         found.append(f"flight: {ours.flight}; the decoy: {decoy.flight}")
     if _apart(ours.after, decoy.after):
         found.append(f"records after Finished: {ours.after}; the decoy: {decoy.after}")
-    elif _apart(ours.segments, decoy.segments):
+    elif segments and _apart(ours.segments, decoy.segments):
         found.append(f"segments after Finished: {ours.segments}; the decoy: {decoy.segments}")
     return found
 
 
-def detect(ours: Iterable[Flow], decoy: Iterable[Flow]) -> Verdict:
-    """Compare captured handshakes of two servers, in pairs made with the same client."""
+def detect(ours: Iterable[Flow], decoy: Iterable[Flow], *, segments: bool = True) -> Verdict:
+    """Compare captured handshakes of two servers, in pairs made with the same client.
+
+    Args:
+        ours: The server's.
+        decoy: Those of the server to be mistaken for.
+        segments: Whether segments were captured as they were, and are compared as well.
+    """
     found: dict[str, None] = {}
     shown = ""
     compared = 0
@@ -98,7 +104,7 @@ def detect(ours: Iterable[Flow], decoy: Iterable[Flow]) -> Verdict:
             continue
         compared += 1
         shown = shown or f"; records {list(one.after)}"
-        found.update(dict.fromkeys(differences(one, other)))
+        found.update(dict.fromkeys(differences(one, other, segments=segments)))
     if not compared:
         return RULE.skip("no whole handshake")
     return RULE.judge(

@@ -80,25 +80,35 @@ def _covered(ones: Sequence[Reaction], others: Sequence[Reaction]) -> bool:
     )
 
 
-def differences(ours: Reactions, decoy: Reactions, *, timing: bool = False) -> list[str]:
+def differences(ours: Reactions, decoy: Reactions, than: str = "the decoy") -> list[str]:
     """Return what tells two servers apart, a line for each probe.
 
     Args:
         ours: Reactions by the probe's name.
         decoy: Likewise, of the server to be mistaken for.
-        timing: Whether times are compared, which needs several reactions to each probe.
+        than: What the latter is called.
+    """
+    return [
+        f"{name}: {ones[0]}; {than}: {others[0]}"
+        for name, ones in ours.items()
+        if ones
+        and (others := decoy.get(name, ()))
+        and not (_covered(ones, others) and _covered(others, ones))
+    ]
+
+
+def late(ours: Reactions, decoy: Reactions) -> list[str]:
+    """Return the probes that one of two servers answers later than the other.
+
+    Args:
+        ours: Several reactions to each probe, by its name.
+        decoy: Likewise, of the server to be mistaken for.
     """
     found = []
-    for name in ours:
-        ones, others = ours[name], decoy.get(name, ())
-        if not ones or not others:
-            continue
-        if not (_covered(ones, others) and _covered(others, ones)):
-            found.append(f"{name}: {ones[0]}; the decoy: {others[0]}")
-        elif timing:
-            mine, its = (median(r.seconds for r in group) for group in (ones, others))
-            if abs(mine - its) > SLACK and max(mine, its) > RATIO * min(mine, its):
-                found.append(f"{name}: after {mine:.3f} s; the decoy: after {its:.3f} s")
+    for name in ours.keys() & decoy.keys():
+        mine, its = (median(r.seconds for r in group[name]) for group in (ours, decoy))
+        if abs(mine - its) > SLACK and max(mine, its) > RATIO * min(mine, its):
+            found.append(f"{name}: after {mine:.3f} s; the decoy: after {its:.3f} s")
     return found
 
 
@@ -106,7 +116,7 @@ def detect(ours: Reactions, decoy: Reactions, timed: tuple[Reactions, Reactions]
     """Compare all reactions, and the times of some that were measured one by one."""
     if not ours:
         return PROBES_RULE.skip("nothing probed")
-    found = differences(ours, decoy) + differences(*timed, timing=True)
+    found = differences(ours, decoy) + late(*timed)
     return PROBES_RULE.judge(
         not found, f"{len(found)} differences in {len(ours)} probes", tuple(found)
     )
@@ -140,11 +150,11 @@ def detect_replays(replays: Reactions, expected: Reactions) -> Verdict:
 
     Args:
         replays: Reactions by the replay's name.
-        expected: Those of the decoy, or of a server that takes everyone for a stranger.
+        expected: What strangers get.
     """
     if not replays or not expected:
         return REPLAY_RULE.skip("nothing to compare with")
-    found = differences(replays, expected)
+    found = differences(replays, expected, "a stranger")
     return REPLAY_RULE.judge(
         not found, f"{len(found)} of {len(replays)} treated otherwise", tuple(found)
     )

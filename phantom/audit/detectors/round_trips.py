@@ -21,6 +21,9 @@ _SKIPPED = 2
 _QUANTILE = 0.2
 #: Bytes of a client's burst that can be a request.
 _MOST_REQUEST = 4000
+#: Bytes of the server's first segment that is an answer; smaller ones are a tunnel's own
+#: acknowledgements, which a patient censor leaves out.
+_LEAST_ANSWER = 300
 
 RULE = Rule(
     detector="round-trip",
@@ -30,7 +33,7 @@ RULE = Rule(
 
 
 def answers(flow: Flow) -> list[float]:
-    """Return the seconds from each of the client's requests to the server's next bytes."""
+    """Return the seconds from each of the client's requests to the server's next answer."""
     found: list[float] = []
     asked: float | None = None
     size = bursts = 0
@@ -40,7 +43,7 @@ def answers(flow: Flow) -> list[float]:
                 bursts, size = bursts + 1, 0
             asked = segment.time
             size += len(segment.data)
-        elif asked is not None:
+        elif asked is not None and len(segment.data) >= _LEAST_ANSWER:
             if bursts > _SKIPPED and size <= _MOST_REQUEST:
                 found.append(segment.time - asked)
             asked = None
