@@ -34,7 +34,7 @@ T = TypeVar("T")
 #: would take minutes; jitter is relative.
 IDLE_INTERVAL = 0.3
 #: Seconds that the idle link is watched.
-_IDLE = 9.0
+_IDLE = 7.0
 #: Seconds each answer of the site takes, as one a thousand kilometres behind the server.
 _SITE_DELAY = 0.03
 #: Pages that one client loads while its connections are counted.

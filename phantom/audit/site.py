@@ -149,6 +149,7 @@ class Site:
 
     def _serve(self, raw: socket.socket) -> None:
         raw.settimeout(30)
+        time.sleep(self._delay)  # the answer to the hello comes from as far away as any other
         try:
             with raw, self._context.wrap_socket(raw, server_side=True) as connection:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
