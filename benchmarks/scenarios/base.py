@@ -35,9 +35,9 @@ class Effort:
         return min(1.0, self.road_seconds / 4)
 
 
-def not_through_tunnel(running: Running) -> bool:
-    """Return whether the peer's connections on the road are the load generator's own."""
-    return not running.server
+def port_on_the_road(running: Running) -> int:
+    """Return the port of the peer's connections between client and server."""
+    return running.place.port if running.server else running.destination_port
 
 
 @attrs.frozen

@@ -10,7 +10,7 @@ import subprocess
 import time
 
 from benchmarks.running import Row, Running
-from benchmarks.scenarios.base import Effort, Scenario
+from benchmarks.scenarios.base import Effort, Scenario, port_on_the_road
 from benchmarks.scenarios.wide import CLEAN
 
 #: Echo streams that are watched.
@@ -35,7 +35,7 @@ def cut(running: Running, effort: Effort, how: str) -> Row:
     try:
         time.sleep(2.5 if long else 1)
         if how == "reset":
-            running.network.destroy_connections(running.place.port)
+            running.network.destroy_connections(port_on_the_road(running))
         else:
             running.network.tell(f"drop {BLACKOUT}")
             time.sleep(BLACKOUT)

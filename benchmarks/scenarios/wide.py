@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.network import Road
 from benchmarks.running import Row, Running
-from benchmarks.scenarios.base import Effort, Scenario, not_through_tunnel
+from benchmarks.scenarios.base import Effort, Scenario, port_on_the_road
 
 #: The roads.  Queues are one bandwidth-delay product unless said otherwise.
 CLEAN = Road(rtt=100, rate=200)
@@ -88,9 +88,7 @@ def goodput(running: Running, effort: Effort, streams: int) -> Row:
 
 def _look(running: Running, seen: list[str]) -> None:
     """Note which congestion controls the tunnel's connections really have."""
-    bare = not_through_tunnel(running)
-    port = running.destination_port if bare else running.place.port
-    seen += running.network.congestion_seen(port)
+    seen += running.network.congestion_seen(port_on_the_road(running))
 
 
 def road(running: Running, effort: Effort) -> Row:

@@ -17,6 +17,8 @@ from phantom.app.stopping import hurry_at_second_signal, sockets_closed
 from phantom.config.load import load_client
 from phantom.config.schema import ClientConfig
 from phantom.config.values import ListenAddress
+from phantom.inbound import http as http_inbound
+from phantom.inbound import socks5 as socks5_inbound
 from phantom.inbound.http import HttpProxyFactory
 from phantom.inbound.shared import SharedPortFactory
 from phantom.inbound.socks5 import Socks5Factory
@@ -146,8 +148,15 @@ class ClientService(MultiService):
             for bound in sockets:
                 bound.close()
             raise
+        # A stream more than there may be is refused with an answer: what applications open must
+        # reach that limit before the one of connections, which closes them without a word.
+        most = 2 * config.max_streams
         socks_factory = Socks5Factory(
-            runtime, outbound, credentials, greeting_timeout=config.greeting_timeout
+            runtime,
+            outbound,
+            credentials,
+            greeting_timeout=config.greeting_timeout,
+            max_connections=max(socks5_inbound.DEFAULT_MAX_CONNECTIONS, most),
         )
         self._abort_waiting.append(socks_factory.abort_waiting)
         http_factory = HttpProxyFactory(
@@ -156,6 +165,7 @@ class ClientService(MultiService):
             credentials,
             greeting_timeout=config.greeting_timeout,
             socks_address=address_text(self.socks5_address) if self.socks5_address else None,
+            max_connections=max(http_inbound.DEFAULT_MAX_CONNECTIONS, most),
         )
         self._abort_waiting.append(http_factory.abort_waiting)
         if socks5 is not None and shared:

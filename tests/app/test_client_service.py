@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import deferLater
 
 from phantom.app.client import ClientService
 from phantom.config.keys import PrivateKey
@@ -36,16 +37,9 @@ class Idle(Protocol):
         self.lost.callback(None)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-async def test_idle_connections_end_with_the_service(
-    reactor: Any, tmp_path: Path, shared: bool
-) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as other:
-        port = other.getsockname()[1]  # free in a moment, which is enough
-    http = f"127.0.0.1:{port}" if shared else "127.0.0.1:0"
-    socks5 = http if shared else "127.0.0.1:0"
+def client_file(folder: Path, socks5: str, http: str, more: str = "") -> Path:
     key = PrivateKey.generate(os.urandom)
-    file = tmp_path / "client.toml"
+    file = folder / "client.toml"
     file.touch(0o600)
     file.write_text(
         f"""[client]
@@ -54,8 +48,44 @@ server_public_key = "{PrivateKey.generate(os.urandom).public()}"
 private_key = "{key.export()}"
 socks5_listen = "{socks5}"
 http_listen = "{http}"
+{more}
 """
     )
+    return file
+
+
+async def test_as_many_connections_as_streams_are_let_in(reactor: Any, tmp_path: Path) -> None:
+    count = 1100  # beyond the HTTP proxy's own limit, 1024
+    settings = f'max_streams = {count}\nsession_memory = "64 MiB"'
+    file = client_file(tmp_path, "127.0.0.1:0", "127.0.0.1:0", settings)
+    service = ClientService(system_runtime(reactor), load_client(file).client)
+    service.startService()
+    assert service.http_address is not None
+    with ExitStack() as stack:
+        connections = []
+        for _ in range(count):
+            connection = stack.enter_context(socket.socket())
+            connection.setblocking(False)
+            connection.connect_ex(service.http_address)
+            connections.append(connection)
+            if len(connections) % 100 == 0:
+                await deferLater(reactor, 0.01)
+        await deferLater(reactor, 0.2)
+        for connection in connections:
+            with pytest.raises(BlockingIOError):  # open, and nothing said
+                connection.recv(1)
+    await service.stopService()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_idle_connections_end_with_the_service(
+    reactor: Any, tmp_path: Path, shared: bool
+) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        port = other.getsockname()[1]  # free in a moment, which is enough
+    http = f"127.0.0.1:{port}" if shared else "127.0.0.1:0"
+    socks5 = http if shared else "127.0.0.1:0"
+    file = client_file(tmp_path, socks5, http)
     service = ClientService(system_runtime(reactor), load_client(file).client)
     service.startService()
     idle = []
