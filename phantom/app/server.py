@@ -179,6 +179,7 @@ class ServerService(MultiService):
             admission=Admission(undecided, max(1, undecided // PREFIX_SHARE)),
             meters=self.meters,
             post_quantum=post_quantum_policy(config.post_quantum),
+            secrets=None if self._share is None else self._share.secrets,
             instance=b"" if self._share is None else self._share.instance,
             junction=None if self._siblings is None else self._siblings.junction,
             sockets=LinkSockets(self._runtime, config.congestion),

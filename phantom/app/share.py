@@ -8,6 +8,7 @@ import attrs
 
 from phantom.carriers.tls_engine import ServerEngines
 from phantom.config.schema import ServerConfig
+from phantom.tunnel.post_quantum import ExchangeMemory
 from phantom.tunnel.siblings import Siblings
 
 
@@ -21,6 +22,7 @@ class Share:
         certificates: The certificate as the parent read it, with the keys of session tickets;
             None without TLS.
         replay: The descriptor of the replay filter's file; negative when there is none.
+        secrets: What post-quantum exchanges left.
         instance: Names the running server to clients; the same in all workers.
         siblings: The other workers.
     """
@@ -29,6 +31,7 @@ class Share:
     listeners: tuple[socket.socket, ...]
     certificates: ServerEngines | None
     replay: int
+    secrets: ExchangeMemory
     instance: bytes
     siblings: Siblings
 

@@ -31,7 +31,8 @@ from phantom.carriers.tls_engine import ServerEngines
 from phantom.config.schema import ServerConfig, ServerFile
 from phantom.runtime import steady, system_runtime
 from phantom.telemetry import Meters
-from phantom.tunnel.siblings import SharedClaims, Siblings
+from phantom.tunnel.shared_memory import SharedClaims, SharedSecrets
+from phantom.tunnel.siblings import Siblings
 
 #: Most characters of a log entry; a traceback is a few thousand.
 MAX_TEXT = 16_000
@@ -54,6 +55,7 @@ class Orders:
         certificates: The certificate; None without TLS.
         replay: The descriptor of the replay filter's file.
         claims: The descriptor of the table of claims.
+        secrets: The descriptor of what post-quantum exchanges left.
         instance: Names the running server to clients.
         folder: Where the workers' sockets are.
     """
@@ -66,13 +68,16 @@ class Orders:
     certificates: ServerEngines | None
     replay: int
     claims: int
+    secrets: int
     instance: bytes
     folder: Path
 
     def descriptors(self) -> set[int]:
         """Return the descriptors that must stay open."""
         sockets = {listener.fileno() for listener in self.listeners}
-        return sockets | {self.claims} | ({self.replay} if self.replay >= 0 else set())
+        return (
+            sockets | {self.claims, self.secrets} | ({self.replay} if self.replay >= 0 else set())
+        )
 
 
 @implementer(ILogObserver)
@@ -229,6 +234,7 @@ class _Worker:
             listeners=orders.listeners,
             certificates=orders.certificates,
             replay=orders.replay,
+            secrets=SharedSecrets(orders.secrets),
             instance=orders.instance,
             siblings=siblings,
         )

@@ -37,7 +37,8 @@ from phantom.core.handshake import INSTANCE_SIZE
 from phantom.errors import ConfigurationError
 from phantom.runtime import Runtime
 from phantom.telemetry import Meters, make_logger
-from phantom.tunnel.siblings import SharedClaims, Siblings, make_claims
+from phantom.tunnel.shared_memory import SharedClaims, SharedSecrets, make_claims, make_secrets
+from phantom.tunnel.siblings import Siblings
 
 log = make_logger()
 
@@ -127,6 +128,7 @@ class WorkersService(Service):
         self._certificates = certificates(config)
         self._replay = replay_file(runtime, config)
         self._claims_file = make_claims()
+        self._secrets_file = make_secrets()
         self._claims = SharedClaims(self._claims_file, 0)
         self._instance = runtime.entropy(INSTANCE_SIZE)
         self._listeners = listeners(config)
@@ -153,6 +155,7 @@ class WorkersService(Service):
             listeners=self._listeners,
             certificates=self._certificates,
             replay=replay,
+            secrets=SharedSecrets(self._secrets_file),
             instance=self._instance,
             siblings=siblings,
         )
@@ -190,6 +193,7 @@ class WorkersService(Service):
             certificates=self._certificates,
             replay=self._replay.descriptor,
             claims=self._claims_file,
+            secrets=self._secrets_file,
             instance=self._instance,
             folder=self._folder,
         )

@@ -61,6 +61,17 @@ def table_size(buckets: int = BUCKETS) -> int:
     return _HEADER.size + buckets * SLOTS * _SLOT.size
 
 
+def client_place(client: bytes, buckets: int) -> tuple[bytes, int]:
+    """Return what stands for a client in a table, 8 bytes, and the number of its bucket.
+
+    Args:
+        client: Its static public key.
+        buckets: How many the table has.
+    """
+    digest = hashlib.blake2b(client, digest_size=_TAG_SIZE + 4).digest()
+    return digest[:_TAG_SIZE], int.from_bytes(digest[_TAG_SIZE:], "little") % buckets
+
+
 class ClaimTable:
     """The table.  The caller sees to it that one process uses it at a time.
 
@@ -160,9 +171,8 @@ class ClaimTable:
 
     def _place(self, client: bytes) -> tuple[bytes, int]:
         """Return the tag of a client and where its bucket begins."""
-        digest = hashlib.blake2b(client, digest_size=_TAG_SIZE + 4).digest()
-        number = int.from_bytes(digest[_TAG_SIZE:], "little") % self._buckets
-        return digest[:_TAG_SIZE], _HEADER.size + number * SLOTS * _SLOT.size
+        tag, number = client_place(client, self._buckets)
+        return tag, _HEADER.size + number * SLOTS * _SLOT.size
 
     def _slots(self, start: int) -> list[tuple[int, bytes, bytes, int, int]]:
         """Return what the slots of a bucket hold, each with its place in the buffer."""

@@ -14,6 +14,8 @@ from phantom.crypto.kdf import RATCHET_LABEL, STEP_LABEL, derive
 
 #: Bytes of the chain and of a link's secret: as many as the KEM's.
 _SIZE = 32
+#: Bytes of a step in memory that processes share: name, secret and chain.
+STEP_SIZE = SECRET_NAME_SIZE + 2 * _SIZE
 
 
 @attrs.frozen(slots=True, repr=False)
@@ -32,6 +34,16 @@ class Step:
     def next(self) -> Step:
         """Return the secret of the link after."""
         return _step(self._chain)
+
+    def encode(self) -> bytes:
+        """Return `STEP_SIZE` bytes for memory that processes share; as secret as the step."""
+        return self.name + self.secret + self._chain
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Step:
+        """Return the step that `encode` made these bytes of."""
+        rest = raw[SECRET_NAME_SIZE:]
+        return cls(raw[:SECRET_NAME_SIZE], rest[:_SIZE], rest[_SIZE:])
 
     def __repr__(self) -> str:
         return "<Step>"

@@ -26,7 +26,7 @@ from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.mux import Acceptor
 from phantom.tunnel.noise import NoiseResponder
-from phantom.tunnel.post_quantum import ServerSecrets
+from phantom.tunnel.post_quantum import ExchangeMemory, ServerSecrets
 from phantom.tunnel.registry import SessionRegistry
 from phantom.tunnel.stream import Stream
 
@@ -101,6 +101,7 @@ class TunnelFactory(Factory):
         admission: Bounds undecided visitors; the oldest gives way, and becomes a stranger.
         meters: Counts visitors.
         post_quantum: Whether to do an ML-KEM exchange with clients.
+        secrets: What exchanges left, where workers share it.
         instance: Names the running server to clients; drawn when there are no other workers.
         junction: Returns what stands between a link's Noise layer and its frames, where
             another worker process may have its session.
@@ -126,6 +127,7 @@ class TunnelFactory(Factory):
         admission: Admission,
         meters: Meters,
         post_quantum: PostQuantum = PostQuantum.AUTO,
+        secrets: ExchangeMemory | None = None,
         instance: bytes = b"",
         junction: Callable[[FrameProtocol], IProtocol] | None = None,
         sockets: LinkSockets | None = None,
@@ -144,7 +146,7 @@ class TunnelFactory(Factory):
         self._admission = admission
         self._meters = meters
         self._post_quantum = post_quantum
-        self._secrets = ServerSecrets()
+        self._secrets = secrets or ServerSecrets()
         self._instance = instance or runtime.entropy(INSTANCE_SIZE)
         self._sockets = sockets
 

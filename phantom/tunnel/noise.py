@@ -48,8 +48,8 @@ from phantom.tunnel.post_quantum import (
     Agreed,
     ClientExchange,
     ClientSecrets,
+    ExchangeMemory,
     ServerExchange,
-    ServerSecrets,
     stand_in,
 )
 from phantom.tunnel.server_clock import ServerClock
@@ -436,7 +436,7 @@ class NoiseResponder(NoiseProtocol):
         visitors: Visitors,
         instance: bytes,
         post_quantum: PostQuantum,
-        secrets: ServerSecrets,
+        secrets: ExchangeMemory,
     ) -> None:
         super().__init__(runtime, upper, abandon)
         self._post_quantum = post_quantum

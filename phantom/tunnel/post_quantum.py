@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
@@ -72,6 +72,22 @@ class _Left:
     client_key: bytes
     until: float
     steps: tuple[Step, Step]
+
+
+class ExchangeMemory(Protocol):
+    """Where a server keeps what exchanges left: `ServerSecrets`, or one that workers share."""
+
+    def find(self, client_key: bytes, name: bytes, now: float) -> Step | None:
+        """Return the secret a client names, None if it is not here any more."""
+        ...
+
+    def learned(self, client_key: bytes, first: Step, now: float) -> None:
+        """Keep what an exchange left; the client's oldest makes room."""
+        ...
+
+    def used(self, client_key: bytes, step: Step) -> None:
+        """Note that a link with `step` has proven itself; the steps before it are gone."""
+        ...
 
 
 class ServerSecrets:
@@ -268,7 +284,7 @@ class ServerExchange:
     def __init__(
         self,
         policy: PostQuantum,
-        secrets: ServerSecrets,
+        secrets: ExchangeMemory,
         client_key: bytes,
         payload: HandshakePayload,
         now: float,

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
-import mmap
 import os
 import socket
 import struct
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +14,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
-from phantom.core.claims import Claim, ClaimTable, table_size
+from phantom.core.claims import Claim
 from phantom.core.handover import Message, encode
 from phantom.runtime import Runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.handover import BorneLink, Connect, Junction, LinkBearer
 from phantom.tunnel.registry import SessionRegistry
+from phantom.tunnel.shared_memory import SharedClaims
 
 log = make_logger()
 
@@ -36,69 +32,6 @@ CONNECT_TIMEOUT = 5.0
 LOCAL_BACKLOG = 1024
 #: ``struct ucred`` (linux/socket.h): process, user, group.
 _UCRED = struct.Struct("iII")
-
-
-def make_claims() -> int:
-    """Return the descriptor of an empty table of claims, in memory where the system can."""
-    if sys.platform == "linux":
-        descriptor = os.memfd_create("phantom-claims", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, table_size())
-    return descriptor
-
-
-class SharedClaims:
-    """The table of claims, mapped by every worker and locked for each question.
-
-    The lock is of the POSIX kind: it belongs to the process, so that a descriptor may be
-    inherited, and the kernel frees that of a process which dies.
-
-    Args:
-        descriptor: From `make_claims`; stays the caller's.
-        incarnation: This process's; 0 for the parent, which claims nothing.
-    """
-
-    def __init__(self, descriptor: int, incarnation: int) -> None:
-        self.incarnation = incarnation
-        self._descriptor = descriptor
-        self._table = ClaimTable(mmap.mmap(descriptor, table_size()))
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[ClaimTable]:
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
-        try:
-            yield self._table
-        finally:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
-
-    def claim(self, client: bytes, session_id: bytes, most: int) -> Claim:
-        """See `ClaimTable.claim`."""
-        with self._locked() as table:
-            return table.claim(client, session_id, self.incarnation, most)
-
-    def end(self, client: bytes, session_id: bytes) -> None:
-        """See `ClaimTable.end`."""
-        with self._locked() as table:
-            table.end(client, session_id)
-
-    def owner(self, client: bytes, session_id: bytes) -> int:
-        """Return the sibling that holds a session; 0 for none, or when it is this process."""
-        with self._locked() as table:
-            owner = table.owner(client, session_id)
-        return 0 if owner == self.incarnation else owner
-
-    def elsewhere(self, client: bytes) -> list[int]:
-        """Return the siblings that hold a client's sessions, one for each session."""
-        with self._locked() as table:
-            owners = table.owners(client)
-        return [owner for owner in owners if owner != self.incarnation]
-
-    def bury(self, incarnation: int) -> int:
-        """See `ClaimTable.bury`."""
-        with self._locked() as table:
-            return table.bury(incarnation)
 
 
 class Siblings:
