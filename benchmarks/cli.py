@@ -7,6 +7,7 @@
     python -m benchmarks run phantom,base             main scenarios, 3 interleaved runs
     python -m benchmarks run phantom-raw,sb-ss2022 -s down1,up1 -n 5 --out rows.jsonl
     python -m benchmarks run phantom-raw --tree before=/some/checkout -s down1 -n 5
+    python -m benchmarks run phantom-raw --variant w=phantom-raw,client.window=65536
     python -m benchmarks report rows.jsonl --base phantom-raw --markdown
     python -m benchmarks plot rows.jsonl              pictures for doc/performance.md
 
@@ -90,7 +91,10 @@ def peers_of(options: argparse.Namespace) -> list[Peer]:
             raise SystemExit(f"--tree {tree}: NAME=FOLDER is wanted")
         others = {peer.name.partition("@")[0]: peer for peer in phantom.peers(Path(path), label)}
         peers += [others[peer.name] for peer in list(peers) if peer.name in others]
-    return peers
+    try:
+        return peers + [phantom.with_settings(text) for text in options.variant]
+    except ValueError as error:
+        raise SystemExit(f"--variant {error}") from None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -180,6 +184,13 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=FOLDER",
         help="run the phantom peers of another checkout as well, named PEER@NAME",
+    )
+    add(
+        "--variant",
+        action="append",
+        default=[],
+        metavar="NAME=PEER,client.KEY=VALUE,...",
+        help="run a phantom peer with other settings as well, named PEER+NAME",
     )
     add("--nice", type=int, default=-15, help="priority as root; 0 leaves it (default: -15)")
     add("--install", action="store_true", help="install missing peers first, as `setup` does")

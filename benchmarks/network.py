@@ -18,6 +18,11 @@ import attrs
 
 from benchmarks.programs import Unavailable, compiled
 
+
+class NoNetwork(Unavailable):
+    """There can be no such network here, whoever would use it."""
+
+
 #: The addresses that wanlink gives its two ends, and a range beyond the far one: all of its
 #: addresses lead to the server's namespace, so that there are destinations never seen before.
 NEAR, FAR = "10.77.0.1", "10.77.0.2"
@@ -92,7 +97,7 @@ class Network:
         private: Whether loopback may be in a namespace.
 
     Raises:
-        Unavailable: This needs root, or the congestion control is not allowed here.
+        NoNetwork: This needs root, or the congestion control is not allowed here.
     """
 
     def __init__(self, road: Road | None, congestion: str, *, private: bool = True) -> None:
@@ -103,7 +108,7 @@ class Network:
         self._link: subprocess.Popen[str] | None = None
         root = os.geteuid() == 0
         if road and not root:
-            raise Unavailable("an emulated road needs root: namespaces and TUN devices")
+            raise NoNetwork("an emulated road needs root: namespaces and TUN devices")
         if root and (road or private):
             tag = f"bench{os.getpid()}"
             self.names = [f"{tag}a", f"{tag}b"] if road else [f"{tag}l"]
@@ -130,12 +135,12 @@ class Network:
     def _make(self, name: str, congestion: str) -> None:
         made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
         if made.returncode:
-            raise Unavailable(f"no network namespace: {made.stderr.strip()}")
+            raise NoNetwork(f"no network namespace: {made.stderr.strip()}")
         self._shell(name, "ip link set lo up")
         self._shell(name, f"echo {LOCAL_PORTS} > /proc/sys/net/ipv4/ip_local_port_range")
         if self._shell(name, f"echo {congestion} > {CONGESTION}").returncode:
             allowed = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control").read_text().strip()
-            raise Unavailable(
+            raise NoNetwork(
                 f"the congestion control {congestion} is not allowed in a namespace; "
                 f'`sysctl net.ipv4.tcp_allowed_congestion_control="{allowed} {congestion}"` '
                 "allows it"
@@ -149,7 +154,7 @@ class Network:
         )
         assert self._link.stdout is not None
         if self._link.stdout.readline().strip() != "READY":
-            raise Unavailable("the emulated road did not start; it needs /dev/net/tun")
+            raise NoNetwork("the emulated road did not start; it needs /dev/net/tun")
         self._shell(far, f"ip route add local {BEYOND} dev lo")
         self._shell(near, f"ip route add {BEYOND} dev wan0")
 

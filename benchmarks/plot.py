@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -173,7 +174,7 @@ FIGURES: dict[str, tuple[str, list[View], Sequence[str]]] = {
 
 def kind(peer: str) -> str:
     """Return how a peer's bars are coloured."""
-    known = PEERS.get(peer.partition("@")[0])
+    known = PEERS.get(re.split("[@+]", peer)[0])
     if known is None:
         return "other"
     return {"base": "limit", "phantom": "ours", "optional": "ours"}.get(known.group, "other")

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import attrs
 
-from benchmarks.network import Network, Road
+from benchmarks.network import Network, NoNetwork, Road
 from benchmarks.peers import phantom
 from benchmarks.peers.base import Peer
 from benchmarks.programs import Unavailable
@@ -79,6 +79,7 @@ class Runner:
         self._turn = Turn()
         self._failures: dict[str, int] = {}
         self._about = machine()
+        self._commits: dict[Path, str] = {}
 
     def run(self) -> list[Row]:
         """Run it all; return the rows."""
@@ -116,8 +117,11 @@ class Runner:
                 try:
                     self._batch(peer, road, congestion, left, number)
                 except Unavailable as reason:
-                    self._emit(peer, left[0], number, congestion, {"skipped": str(reason)})
-                    self._failures[peer.name] = PATIENCE
+                    for scenario in left:
+                        row = {"skipped": str(reason)}
+                        self._emit(peer, scenario, number, congestion, row)
+                    if not isinstance(reason, NoNetwork):
+                        self._failures[peer.name] = PATIENCE
                     return
                 except (Failed, OSError, subprocess.SubprocessError) as error:
                     row = {"error": f"{type(error).__name__}: {error}"}
@@ -146,6 +150,11 @@ class Runner:
         finally:
             network.close()
 
+    def _commit(self, tree: Path) -> str:
+        if tree not in self._commits:
+            self._commits[tree] = phantom.commit(tree)
+        return self._commits[tree]
+
     def _emit(
         self, peer: Peer, scenario: Scenario, number: int, congestion: str, measured: Row
     ) -> None:
@@ -157,6 +166,7 @@ class Runner:
             "run": number,
             "time": round(time.time()),
             **self._about,
+            **({"commit": self._commit(peer.tree)} if peer.tree else {}),
             **measured,
         }
         self.rows.append(row)

@@ -99,6 +99,7 @@ class Peer:
         group: The names that choose several: "all" takes what is not "more" or "optional".
         apt: Debian packages it needs.
         pip: PyPI packages it needs, in an environment of their own.
+        tree: The checkout it runs from, if it is this project.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Peer:
     group: str = "peer"
     apt: tuple[str, ...] = ()
     pip: tuple[str, ...] = ()
+    tree: Path | None = None
 
 
 def program(*names: str) -> str:

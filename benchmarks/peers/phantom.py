@@ -6,6 +6,7 @@ import base64
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -139,23 +140,64 @@ def phantom(place: Place, variant: Variant, tree: Path) -> Commands:
     )
 
 
-def peers(tree: Path = ROOT, label: str = "") -> list[Peer]:
-    """Return the variants of a checkout.
+def peer(variant: Variant, tree: Path = ROOT, label: str = "") -> Peer:
+    """Return a variant of a checkout as a peer.
 
     Args:
+        variant: How to run it.
         tree: The checkout.
-        label: Added to the names behind an "@", to tell checkouts apart.
+        label: Added to the name behind an "@", to tell checkouts apart.
     """
-    return [
-        Peer(
-            f"{variant.name}@{label}" if label else variant.name,
-            lambda place, variant=variant: phantom(place, variant, tree),  # type: ignore[misc]
-            f"phantom, {variant.note}",
-            "tls" if variant.tls else "aead",
-            variant.group,
-        )
-        for variant in VARIANTS
-    ]
+    return Peer(
+        f"{variant.name}@{label}" if label else variant.name,
+        lambda place: phantom(place, variant, tree),
+        f"phantom, {variant.note}",
+        "tls" if variant.tls else "aead",
+        variant.group,
+        tree=tree,
+    )
+
+
+def peers(tree: Path = ROOT, label: str = "") -> list[Peer]:
+    """Return all variants of a checkout as peers."""
+    return [peer(variant, tree, label) for variant in VARIANTS]
+
+
+def with_settings(text: str) -> Peer:
+    """Return a variant with other settings: "NAME=PEER,client.KEY=VALUE,server.KEY=VALUE...".
+
+    Values are as in TOML; its name is "PEER+NAME".
+
+    Raises:
+        ValueError: The text says something else.
+    """
+    head, *changes = text.split(",")
+    name, _, base = head.partition("=")
+    bases = {variant.name: variant for variant in VARIANTS}
+    if base not in bases:
+        raise ValueError(f"{text}: NAME=PEER is wanted first, of {', '.join(bases)}")
+    settings: dict[str, dict[str, Any]] = {
+        "server": dict(bases[base].server),
+        "client": dict(bases[base].client),
+    }
+    for change in changes:
+        key, _, value = change.partition("=")
+        side, _, setting = key.partition(".")
+        if side not in settings or not setting:
+            raise ValueError(f"{text}: {change} is not client.KEY=VALUE or server.KEY=VALUE")
+        try:
+            settings[side] |= tomllib.loads(f"{setting} = {value}")
+        except tomllib.TOMLDecodeError:
+            raise ValueError(f"{text}: {value!r} is no TOML value") from None
+    note = f"{bases[base].note}; {', '.join(changes)}"
+    changed = attrs.evolve(
+        bases[base],
+        name=f"{base}+{name}",
+        note=note,
+        server=settings["server"],
+        client=settings["client"],
+    )
+    return peer(changed)
 
 
 def commit(tree: Path = ROOT) -> str:

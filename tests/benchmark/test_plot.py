@@ -78,5 +78,12 @@ def test_nothing_overlaps_the_edge() -> None:
 
 
 def test_colours_tell_ours_from_others() -> None:
-    peers = ["phantom-raw", "phantom-tls@before", "direct", "sb-anytls", "unheard-of"]
-    assert [plot.kind(peer) for peer in peers] == ["ours", "ours", "limit", "other", "other"]
+    peers = ["phantom-raw", "phantom-tls@x", "phantom-tls+y", "direct", "sb-anytls", "unheard-of"]
+    assert [plot.kind(peer) for peer in peers] == [
+        "ours",
+        "ours",
+        "ours",
+        "limit",
+        "other",
+        "other",
+    ]
