@@ -251,7 +251,7 @@ class LiveAudit:
         for name in _PASSIVE & wanted - {"keepalive"}:
             self._say(f"judging: {name}", 0, 1)
             verdicts[name] = await self._in_thread(detectors[name])
-        recorded = next((flow.first() for flow in reversed(openings) if flow.first()), b"")
+        recorded = next((flow.opening() for flow in reversed(openings) if flow.first()), b"")
         name = client.tls_sni or NAME
         decoy = self._settings.decoy_port or (nginx.tls if nginx else None)
         verdicts.update(await self._knock(pair, wanted, recorded, name, decoy))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
+from operator import attrgetter
 from typing import NamedTuple
 
 import attrs
@@ -50,8 +52,13 @@ class Flow:
     ended: float | None = None
 
     def first(self, up: bool = True) -> bytes:
-        """Return the first segment that one side sent, empty when there is none."""
-        return next((segment.data for segment in self.segments if segment.up == up), b"")
+        """Return the first packet that one side sent, empty when there is none."""
+        found = next((segment.data for segment in self.segments if segment.up == up), b"")
+        return found[:SEGMENT]
+
+    def opening(self) -> bytes:
+        """Return what the client sends before the server says anything."""
+        return b"".join(segment.data for segment in takewhile(attrgetter("up"), self.segments))
 
     def stream(self, up: bool) -> bytes:
         """Return all that one side sent."""

@@ -58,6 +58,14 @@ def test_random_first_packets_are_found_and_a_printable_prefix_exempts() -> None
     assert first_packet.detect([]).status is Status.SKIPPED
 
 
+def test_a_first_packet_is_no_larger_than_a_path_carries() -> None:
+    noise = random.Random(1).randbytes(1448)
+    for packet, rule in ((noise, None), (noise + b"ag" * 1500, "Ex3")):
+        assert first_packet.exemption(packet) == rule
+        verdict = first_packet.detect([traffic.flow((True, packet))])
+        assert verdict.status is Status.FAILED
+
+
 def test_uniform_first_messages_are_found_and_text_is_not() -> None:
     assert entropy.detect(many(traffic.shadowsocks, 50)).status is Status.FAILED
     page = b"GET /index.html HTTP/1.1\r\nHost: a.example\r\nUser-Agent: " + b"Mozilla 5.0 " * 20
@@ -120,6 +128,10 @@ def test_too_little_is_not_judged() -> None:
 def test_a_constant_first_length_is_found() -> None:
     fixed = [traffic.flow((True, os.urandom(311))) for _ in range(30)]
     assert lengths.detect_first(fixed).status is Status.FAILED
+    halves = [
+        traffic.flow((True, os.urandom(100 + i)), (True, os.urandom(211 - i))) for i in range(30)
+    ]
+    assert lengths.detect_first(halves).status is Status.FAILED
     varied = many(traffic.prefixed, 60)
     assert lengths.detect_first(varied).status is Status.PASSED
 

@@ -1,4 +1,4 @@
-"""Lengths: of the first packet, of the client's packets, and lengths written in the clear.
+"""Lengths: of what clients say first, of their packets, and lengths written in the clear.
 
 A stream that is framed by plaintext lengths can be followed from frame to frame; a random one
 cannot.  The follower tries every place, width, byte order and constant, and asks whether one
@@ -41,7 +41,7 @@ RULE = Rule(
 FIRST_RULE = Rule(
     detector="first-length",
     threshold="no first length in 20 % of connections or more",
-    source="fixed-length first packets; Alice et al., IMC 2020",
+    source="first messages of one length; Alice et al., IMC 2020",
 )
 
 PACKETS_RULE = Rule(
@@ -164,11 +164,14 @@ def detect(flows: Iterable[Flow]) -> Verdict:
 
 
 def detect_first(flows: Iterable[Flow]) -> Verdict:
-    """Tell whether first packets have lengths of their own."""
+    """Tell whether what clients say first has lengths of its own.
+
+    All of it counts, not the first packet: one that is full says only that more follows.
+    """
     plain = [flow for flow in spoken(flows) if not flow.is_tls]
     if len(plain) < _FIRST_LEAST:
         return FIRST_RULE.skip("TLS" if not plain else f"{len(plain)} connections")
-    lengths = Counter(len(flow.first()) for flow in plain)
+    lengths = Counter(len(flow.opening()) for flow in plain)
     length, count = lengths.most_common(1)[0]
     share = count / len(plain)
     return FIRST_RULE.judge(
