@@ -27,7 +27,12 @@ from phantom.crypto.noise_ik import Initiator
 from phantom.inbound.tunnel import Gate
 from phantom.runtime import Runtime
 from phantom.telemetry import Meters
-from phantom.tunnel.noise import InitiatorSettings, NoiseInitiator, NoiseResponder
+from phantom.tunnel.noise import (
+    BETWEEN_PACKETS,
+    InitiatorSettings,
+    NoiseInitiator,
+    NoiseResponder,
+)
 from phantom.tunnel.post_quantum import ClientSecrets, ServerSecrets
 
 
@@ -136,8 +141,9 @@ class Cost:
 def one_link(server: Server, policy: PostQuantum, secrets: ClientSecrets | None) -> Cost:
     """Make a link in memory."""
     visitor = server.visitor()
+    here = runtime()
     client = NoiseInitiator(
-        runtime(),
+        here,
         Upper(),
         InitiatorSettings(
             private_key=CLIENT[0],
@@ -155,6 +161,7 @@ def one_link(server: Server, policy: PostQuantum, secrets: ClientSecrets | None)
     began = time.perf_counter()
     client.makeConnection(wire)
     sent = time.perf_counter()
+    here.reactor.advance(BETWEEN_PACKETS[1])  # a second packet, if there is one
     one = wire.value()
     received = time.perf_counter()
     visitor.dataReceived(one)

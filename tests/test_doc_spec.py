@@ -15,7 +15,7 @@ from phantom.core.stream import TRANSITIONS, Event
 from phantom.crypto import kdf
 from phantom.crypto.records import RecordSealer
 from phantom.errors import EXPLANATIONS, Outcome
-from phantom.tunnel import acknowledge, frame, mux, post_quantum, registry, server_clock
+from phantom.tunnel import acknowledge, frame, mux, noise, post_quantum, registry, server_clock
 from phantom.tunnel import session as tunnel_session
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -264,3 +264,12 @@ def test_post_quantum_numbers() -> None:
 def test_the_date_of_a_web_site() -> None:
     text = flat(HANDSHAKE, "Inside TLS")
     assert f"more than {server_clock.WORTH_CORRECTING:.0f} s from the client's clock" in text
+
+
+def test_lengths_of_messages() -> None:
+    text = flat(HANDSHAKE, "Payload")
+    for low, high in (noise.BARE_PADDING, noise.BARE_KEY_PADDING, noise.REPLY_PADDING):
+        assert f"{low} to {high}" in text
+    assert "payload of {} to {}".format(*noise.TLS_PAYLOAD) in text
+    assert "the first of {} to {} bytes".format(*noise.FIRST_PACKET) in text
+    assert f"at most {noise.SECOND_PACKET} where" in text

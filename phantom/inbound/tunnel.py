@@ -146,7 +146,8 @@ class TunnelFactory(Factory):
         self._admission = admission
         self._meters = meters
         self._post_quantum = post_quantum
-        self._secrets = secrets or ServerSecrets()
+        # Not "or": an empty memory counts as false.
+        self._secrets = ServerSecrets() if secrets is None else secrets
         self._instance = instance or runtime.entropy(INSTANCE_SIZE)
         self._sockets = sockets
 

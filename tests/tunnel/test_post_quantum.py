@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.stack import Stack
 from support.tunnel import SOMEWHERE, Recorder
@@ -80,6 +80,7 @@ def test_who_gets_a_link(client: PostQuantum, server: PostQuantum) -> None:
         assert len(ends.server) == done
 
 
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(["nothing", "message 1", "message 2", "first record", "all"])))
 def test_lost_messages_do_not_lose_the_secret(links: list[str]) -> None:
     ends = Ends()

@@ -238,7 +238,7 @@ def test_a_client_that_comes_too_late_is_told() -> None:
     stack.refuse = False
     stack.run(40)
     assert protocol.lost is not None and "does not know" in protocol.lost.getErrorMessage()
-    assert stack.dialer.mux is not None
+    stack.run_until(lambda: stack.dialer.mux is not None)
 
 
 def test_sessions_without_links_are_bounded_in_memory() -> None:
