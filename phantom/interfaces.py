@@ -7,6 +7,7 @@ interfaces are used directly (`IProtocol`, `IHalfCloseableProtocol`, `ITCPTransp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -73,3 +74,46 @@ class StrangerPolicy(Protocol):
             received: Every byte read from the visitor so far, unparsed.
         """
         ...
+
+
+class Said(Protocol):
+    """What a web server has said to a visitor over HTTP/2.
+
+    Attributes:
+        settings: How many SETTINGS frames.
+        acknowledged: Whether the visitor's own SETTINGS were acknowledged.
+        unsaid: Part of it that is still to be sent.
+    """
+
+    settings: int
+    acknowledged: bool
+    unsaid: bytes
+
+
+class Expected(Protocol):
+    """A visitor inside TLS of whom it is not known yet whether it is a stranger.
+
+    A web server is ready for it meanwhile, and its clocks run: what it does unprompted, and
+    when, is then what the visitor sees.  Exactly one of `take` and `release` is called.
+    """
+
+    def pass_on(self, data: bytes) -> None:
+        """Give the web server bytes of the visitor's that it would act on at once."""
+        ...
+
+    def take(self, received: bytes) -> None:
+        """The visitor is a stranger: take it over for good.
+
+        Args:
+            received: Every byte read from it that was not passed on.
+        """
+        ...
+
+    def release(self) -> Said | None:
+        """The visitor is a client, or has left: the web server is not needed."""
+        ...
+
+
+#: ``expect(transport, stranger)`` begins to expect a visitor; `stranger` is called when the
+#: web server has spoken or left first, whereupon `take` is to be called.
+Expect = Callable[[Any, Callable[[], None]], Expected]

@@ -164,3 +164,13 @@ def forward_half_close(transport: Any) -> None:
         protocol.readConnectionLost()
     else:
         transport.loseConnection()
+
+
+def write_pieces(transport: Any, pieces: Iterable[bytes]) -> None:
+    """Write each piece as a TLS record and a segment of its own, where the transport can."""
+    separately = getattr(transport, "write_separately", None)
+    if separately is not None:
+        separately(pieces)
+        return
+    for piece in pieces:
+        transport.write(piece)

@@ -202,7 +202,7 @@ def test_handshake_numbers() -> None:
     )
     bare = flat(HANDSHAKE, "Bare TCP")
     assert f"{opening.MIN_PREFIX} to {opening.MAX_PREFIX} bytes" in bare
-    assert f"at most {opening.MAX_HEAD} bytes" in flat(HANDSHAKE, "Inside TLS")
+    assert f"at most {opening.MAX_HEAD} bytes" in flat(HANDSHAKE, "HTTP/1.1")
     for mode in handshake.Mode:
         assert f"| `{mode.name}` | {mode.value} |" in HANDSHAKE
 

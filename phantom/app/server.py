@@ -20,11 +20,11 @@ from phantom.app.share import Share
 from phantom.app.stopping import hurry_at_second_signal, sockets_closed
 from phantom.app.strangers import reception
 from phantom.carriers.congestion import LinkSockets
-from phantom.carriers.decoy import BackendDecoy
+from phantom.carriers.decoy import Guests
 from phantom.carriers.drain import SilentDrain
 from phantom.carriers.proxy_protocol import ProxyProtocolFactory
 from phantom.carriers.strangers import Strangers
-from phantom.carriers.tls_engine import ServerEngines
+from phantom.carriers.tls_engine import H2_ALPN, HTTP1_ALPN, ServerEngines
 from phantom.carriers.tls_server import TLSServerFactory, server_engines
 from phantom.config.announced import announced_list
 from phantom.config.load import load_server
@@ -149,7 +149,7 @@ class ServerService(MultiService):
         )
         self._replay = replay_file(runtime, config, -1 if share is None else share.replay)
         self._gate = Gate(_allowed(config), self._replay, runtime, self.meters)
-        self._backend: BackendDecoy | None = None
+        self._guests: Guests | None = None
         factory = self._factory()
         self.addresses: list[tuple[Any, ...]] = []
         for listener in listeners(config) if share is None else share.listeners:
@@ -173,6 +173,7 @@ class ServerService(MultiService):
             public_key=config.private_key.public().raw,
             mode=Mode.BARE if guests is None else Mode.TLS_HTTP1,
             stranger=drain if guests is None else guests.in_tls,
+            expect=None if guests is None else guests.in_tls.expect,
             drain=drain,
             handshake_timeout=config.handshake_timeout,
             keepalive=config.keepalive,
@@ -185,7 +186,7 @@ class ServerService(MultiService):
             sockets=LinkSockets(self._runtime, config.congestion),
         )
         if certs is not None and guests is not None:
-            self._backend = guests.backend
+            self._guests = guests.in_tls
             factory = TLSServerFactory(
                 self._runtime,
                 certs,
@@ -202,8 +203,8 @@ class ServerService(MultiService):
         if self._siblings is not None:
             self._siblings.start(self.registry)
         super().startService()
-        if self._backend is not None:
-            self._backend.learn_banner()
+        if self._guests is not None:
+            self._guests.learn()
         if self._share is not None:
             return  # signals and what the operator is told are the parent's
         if not self._config.allowed_clients:
@@ -337,7 +338,8 @@ def certificates(config: ServerConfig) -> ServerEngines | None:
     """
     if config.tls_cert is None:
         return None
-    return server_engines(config.tls_engine, str(config.tls_cert), str(config.tls_key))
+    alpn = HTTP1_ALPN if config.decoy_h2c is None else H2_ALPN
+    return server_engines(config.tls_engine, str(config.tls_cert), str(config.tls_key), alpn)
 
 
 def replay_file(runtime: Runtime, config: ServerConfig, inherited: int = -1) -> ReplayFile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from phantom.address import Destination
-from phantom.carriers.decoy import BackendDecoy, FolderDecoy, built_in_site
+from phantom.carriers.decoy import BackendDecoy, FolderDecoy, Guests, H2Decoy, built_in_site
 from phantom.carriers.strangers import Strangers
 from phantom.carriers.tls_server import plain_http_policy
 from phantom.config.schema import ServerConfig
@@ -22,12 +22,10 @@ class Reception:
     Attributes:
         in_tls: Gets visitors whose TLS is up.
         not_tls: Gets visitors who do not speak TLS at all.
-        backend: The backend to ask for its name at start, if there is one.
     """
 
-    in_tls: StrangerPolicy
+    in_tls: Guests
     not_tls: StrangerPolicy
-    backend: BackendDecoy | None = None
 
 
 def reception(runtime: Runtime, config: ServerConfig, places: tuple[int, int]) -> Reception:
@@ -42,15 +40,20 @@ def reception(runtime: Runtime, config: ServerConfig, places: tuple[int, int]) -
     limit, per_prefix = places
     strangers = Strangers(max(1, limit // 2), max(1, per_prefix // 2))
     decoy = config.decoy
+    h2 = None
+    if config.decoy_h2c is not None:
+        host, port = str(config.decoy_h2c.host), config.decoy_h2c.port
+        h2 = H2Decoy(runtime, host, port, relay_pair, strangers=strangers)
     if isinstance(decoy, Destination):
         backend = BackendDecoy(
             runtime, str(decoy.host), decoy.port, relay_pair, strangers=strangers
         )
         # Both must call themselves the same, whatever the backend is.
-        return Reception(backend, plain_http_policy(runtime, lambda: backend.banner), backend)
+        plain = plain_http_policy(runtime, lambda: backend.banner)
+        return Reception(Guests(backend, h2), plain)
     if decoy is not None:
-        folder = FolderDecoy(runtime, str(decoy), strangers=strangers)
-        return Reception(folder, plain_http_policy(runtime))
-    seed = derive(config.private_key.raw, SITE_LABEL)
-    site = built_in_site(runtime, seed, strangers=strangers)
-    return Reception(site, plain_http_policy(runtime))
+        site = FolderDecoy(runtime, str(decoy), strangers=strangers)
+    else:
+        seed = derive(config.private_key.raw, SITE_LABEL)
+        site = built_in_site(runtime, seed, strangers=strangers)
+    return Reception(Guests(site, h2), plain_http_policy(runtime))

@@ -18,16 +18,19 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
+from phantom.carriers.expected import ExpectedVisitor, Once, RelayPair
 from phantom.carriers.nginx_site import Answer, SiteDecoy
 from phantom.carriers.static_site import FolderSite, PageSite
 from phantom.carriers.strangers import Strangers
 from phantom.core.nginx_pages import DEFAULT_BANNER, banner_in
 from phantom.core.nginx_request import Request
-from phantom.layer import switch_protocol
+from phantom.core.opening_h2 import PREFACE, ServerTalk
+from phantom.errors import RemoteProtocolError
+from phantom.interfaces import Expected
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
 
@@ -41,8 +44,6 @@ BACKEND_ATTEMPT_DELAY = 0.02
 
 #: Bytes of a response in which its headers must end to be looked at.
 _HEAD_LIMIT = 4096
-
-RelayPair = Callable[..., tuple[Any, Any]]
 
 
 class _BadGateway:
@@ -80,18 +81,6 @@ class _BannerReader(Protocol):
             self.transport.loseConnection()
 
 
-class _Once(Factory):
-    """Builds one protocol, for one attempt."""
-
-    noisy = False
-
-    def __init__(self, protocol: Any) -> None:
-        self._protocol = protocol
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        return self._protocol
-
-
 def _backend_endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
     # HostnameEndpoint reports a refusal only after its delay between attempts, and a 502
     # that comes a third of a second late is not nginx's.
@@ -114,14 +103,15 @@ class BackendDecoy:
         runtime: The reactor, timers and the time of day.
         host: Of the web server.
         port: Of the web server; it speaks HTTP without TLS there.
-        pair: Makes two protocols, each of which writes what the other receives, and the
-            first of which holds what it receives until the second is connected
-            (`phantom.relay.relay_pair`).
+        pair: See `RelayPair`.
         strangers: Who counts the visitors; one of its own otherwise.
 
     Attributes:
         banner: What the web server calls itself, as far as is known yet.
     """
+
+    h2 = False
+    greeting = b""  # over HTTP/1 the visitor speaks first
 
     def __init__(
         self,
@@ -132,6 +122,7 @@ class BackendDecoy:
         *,
         strangers: Strangers | None = None,
     ) -> None:
+        self._runtime = runtime
         self._endpoint = _backend_endpoint(runtime.reactor, host, port)
         self._pair = pair
         self._strangers = Strangers() if strangers is None else strangers
@@ -156,33 +147,164 @@ class BackendDecoy:
             self._asked = False
             log.warn("the decoy web server cannot be reached; visitors get its 502 page")
 
-        return self._endpoint.connect(_Once(_BannerReader(found))).addCallbacks(
+        return self._endpoint.connect(Once(_BannerReader(found))).addCallbacks(
             lambda _protocol: None, unreachable
         )
 
+    learn = learn_banner
+
     def __call__(self, transport: Any, received: bytes) -> None:
         """Join a visitor to the web server."""
+        self.expect(transport, lambda: None).take(received)
+
+    def expect(self, transport: Any, stranger: Callable[[], None]) -> ExpectedVisitor:
+        """Be ready for a visitor; see `phantom.interfaces.Expect`."""
         if not self._asked:
             self.learn_banner()
-        lost = False
+        return ExpectedVisitor(
+            self._runtime,
+            self,
+            self._endpoint,
+            self._pair,
+            self._strangers,
+            transport,
+            stranger,
+        )
 
-        def ended() -> None:
-            nonlocal lost
-            lost = True
-            self._strangers.release(transport)
+    def unreachable(self, transport: Any, received: bytes) -> None:
+        """Say 502."""
+        self._out_of_order(transport, received)
 
-        self._strangers.admit(transport)
-        near, far = self._pair(ended)
-        switch_protocol(transport, near)  # which pauses it
-        if received:
-            near.dataReceived(received)
 
-        def failed(_failure: Failure) -> None:
-            self._strangers.release(transport)
-            if not lost:
-                self._out_of_order(transport, received)
+class _GreetingReader(Protocol):
+    """Learns what a web server says first over HTTP/2."""
 
-        self._endpoint.connect(_Once(far)).addErrback(failed)
+    transport: Any
+
+    def __init__(self, found: Callable[[bytes], None]) -> None:
+        self._found = found
+        self._talk = ServerTalk()
+
+    def connectionMade(self) -> None:
+        # In the clear nginx waits for the preface; its own is in the first segment then.
+        self.transport.write(PREFACE)
+
+    def dataReceived(self, data: bytes) -> None:
+        try:
+            greeting = self._talk.whole_frames(data)
+        except RemoteProtocolError:
+            greeting = b""
+        if self._talk.settings:
+            self._found(greeting)
+        else:
+            log.warn("decoy_h2c does not speak HTTP/2 in the clear")
+        self.transport.abortConnection()
+
+
+class H2Decoy:
+    """A `phantom.interfaces.StrangerPolicy` for visitors who speak HTTP/2.
+
+    They are joined to a web server that speaks it in the clear (h2c, with prior knowledge:
+    RFC 9113, section 3.3).  What it says unprompted is learnt once, and said in its place the
+    moment TLS is up, as a web server that does TLS itself would.
+
+    Args:
+        runtime: The reactor and timers.
+        host: Of the web server.
+        port: Of the web server.
+        pair: See `RelayPair`.
+        strangers: Who counts the visitors; one of its own otherwise.
+    """
+
+    h2 = True
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        host: str,
+        port: int,
+        pair: RelayPair,
+        *,
+        strangers: Strangers | None = None,
+    ) -> None:
+        self._runtime = runtime
+        self._endpoint = _backend_endpoint(runtime.reactor, host, port)
+        self._pair = pair
+        self._strangers = Strangers() if strangers is None else strangers
+        self._asking = False
+        self.greeting = b""
+
+    def learn(self) -> Deferred[None] | None:
+        """Find out what the web server says unprompted; None when that is under way."""
+        if self._asking:
+            return None
+        self._asking = True
+
+        def found(greeting: bytes) -> None:
+            self.greeting = greeting
+
+        def unreachable(_failure: Failure) -> None:
+            log.warn("the web server of decoy_h2c cannot be reached; its visitors are closed")
+
+        def over(_result: object) -> None:
+            self._asking = False
+
+        asked = self._endpoint.connect(Once(_GreetingReader(found)))
+        return asked.addCallbacks(lambda _protocol: None, unreachable).addBoth(over)
+
+    def __call__(self, transport: Any, received: bytes) -> None:
+        """Join a visitor to the web server."""
+        self.expect(transport, lambda: None).take(received)
+
+    def expect(self, transport: Any, stranger: Callable[[], None]) -> ExpectedVisitor:
+        """Be ready for a visitor; see `phantom.interfaces.Expect`."""
+        if not self.greeting:
+            self.learn()
+        return ExpectedVisitor(
+            self._runtime,
+            self,
+            self._endpoint,
+            self._pair,
+            self._strangers,
+            transport,
+            stranger,
+        )
+
+    def unreachable(self, transport: Any, received: bytes) -> None:
+        """Close: there is nothing to say in its place."""
+        transport.loseConnection()
+
+
+class Guests:
+    """Leads visitors to one of two policies, by the protocol that ALPN chose.
+
+    Args:
+        http1: For those who speak HTTP/1.
+        h2: For those who speak HTTP/2.
+    """
+
+    def __init__(self, http1: BackendDecoy | SiteDecoy, h2: H2Decoy | None = None) -> None:
+        self.http1 = http1
+        self.h2 = h2
+
+    def __call__(self, transport: Any, received: bytes) -> None:
+        """See `phantom.interfaces.StrangerPolicy`."""
+        self._host(transport)(transport, received)
+
+    def expect(self, transport: Any, stranger: Callable[[], None]) -> Expected:
+        """See `phantom.interfaces.Expect`."""
+        return self._host(transport).expect(transport, stranger)
+
+    def learn(self) -> None:
+        """Ask the web servers, if there are any, what has to be known of them."""
+        for host in (self.http1, self.h2):
+            if isinstance(host, BackendDecoy | H2Decoy):
+                host.learn()
+
+    def _host(self, transport: Any) -> BackendDecoy | SiteDecoy | H2Decoy:
+        if self.h2 is not None and getattr(transport, "alpn", None) == "h2":
+            return self.h2
+        return self.http1
 
 
 def FolderDecoy(  # noqa: N802  (reads as a class among its like)

@@ -107,6 +107,7 @@ class NginxConnection:
         https: Whether the visitor came by TLS, for redirects.
         plain_only: Answer every good request with nginx's page for plain HTTP on a TLS port.
         ended: Called once, when the connection is lost.
+        elapsed: For how many seconds it has been there without a request.
     """
 
     transport: Any = None
@@ -119,8 +120,10 @@ class NginxConnection:
         https: bool,
         plain_only: bool = False,
         ended: Callable[[], None] | None = None,
+        elapsed: float = 0.0,
     ) -> None:
         self._runtime = runtime
+        self._elapsed = elapsed
         self._site = site
         self._https = https
         self._plain_only = plain_only
@@ -141,7 +144,7 @@ class NginxConnection:
     def makeConnection(self, transport: Any) -> None:
         """Wait for a request."""
         self.transport = transport
-        self._set_timer(HEADER_TIMEOUT)
+        self._set_timer(max(0.0, HEADER_TIMEOUT - self._elapsed))
 
     def connectionMade(self) -> None:
         """Do nothing: `makeConnection` has done it."""
@@ -382,15 +385,41 @@ class SiteDecoy:
 
     def __call__(self, transport: Any, received: bytes) -> None:
         """Serve a visitor."""
+        self._serve(transport, received, 0.0)
+
+    def expect(self, transport: Any, stranger: Callable[[], None]) -> _Awaited:
+        """Be ready for a visitor; see `phantom.interfaces.Expect`."""
+        since = self._runtime.clock.seconds()
+
+        def take(received: bytes) -> None:
+            self._serve(transport, received, self._runtime.clock.seconds() - since)
+
+        return _Awaited(take)
+
+    def _serve(self, transport: Any, received: bytes, elapsed: float) -> None:
         connection = NginxConnection(
             self._runtime,
             self._site,
             https=self._https,
             plain_only=self._plain_only,
             ended=lambda: self._strangers.release(transport),
+            elapsed=elapsed,
         )
         self._strangers.admit(transport)
         switch_protocol(transport, connection)
         transport.resumeProducing()
         if received:
             connection.dataReceived(received)
+
+
+class _Awaited:
+    """A `phantom.interfaces.Expected` of a `SiteDecoy`."""
+
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        self.take = take
+
+    def pass_on(self, data: bytes) -> None:
+        """Do nothing: over HTTP/1 there is nothing to pass on early."""
+
+    def release(self) -> None:
+        """Do nothing: nothing is held."""

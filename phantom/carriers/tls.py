@@ -12,7 +12,7 @@ above has paused, stay encrypted in the engine (at most one read of the transpor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -189,6 +189,19 @@ class TLSLayer(Layer):
             self._broken(error)
             return
         self._flush()
+
+    def write_separately(self, pieces: Iterable[bytes]) -> None:
+        """Write pieces as records, and as segments, of their own: see `write_separately`."""
+        records = []
+        try:
+            for piece in pieces:
+                if not (self._writes_closed or self._ended):
+                    self._engine.send(piece)
+                    records.append(self._engine.outgoing())
+        except RemoteProtocolError as error:
+            self._broken(error)
+            return
+        write_separately(self.transport, records)
 
     def loseConnection(self) -> None:
         """Send close_notify after what was written, then close.

@@ -48,7 +48,7 @@ class TLSClientSettings:
     profile: str = "chrome"
     ca_file: str | None = None
     pin: bytes | None = None
-    alpn: tuple[str, ...] = ("http/1.1",)
+    alpn: tuple[str, ...] = ("h2", "http/1.1")
 
 
 def _is_address(name: str) -> bool:

@@ -1,9 +1,8 @@
 """TLS as a browser speaks it, by the optional package `utls` (BoringSSL).
 
-The hello is that of Chrome opening a new WebSocket connection.  That differs from a page
-load in two fields, both confirmed against captures of Chromium 156: ALPN offers http/1.1
-alone, and there is no application_settings extension.  The package's profile also shuffles
-the trust anchor identifiers, which Chromium sends sorted by their bytes.
+The hello is Chrome's, field for field as captured from Chromium 156.  The package's profile
+shuffles the trust anchor identifiers, which Chromium sends sorted by their bytes; that is
+corrected here.
 """
 
 from __future__ import annotations

@@ -331,6 +331,16 @@ DECOY: Kind[Destination | Path] = Kind(
 )
 
 
+def _parse_origin(value: object, folder: Path) -> Destination:
+    origin = _parse_decoy(value, folder)
+    if not isinstance(origin, Destination):
+        raise ConfigurationError('expected "http://host:port"')
+    return origin
+
+
+HTTP_ORIGIN: Kind[Destination] = Kind('`"http://host:port"`', _parse_origin, _show_decoy)
+
+
 SERVER: Kind[Destination] = from_text('`"host:port"`', values.parse_destination)
 
 IDENTITY: Kind[IdentityPublicKey] = from_text("base64, 44 characters", IdentityPublicKey.parse)

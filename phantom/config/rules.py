@@ -53,11 +53,21 @@ def check_server(values: Mapping[str, Any], report: Report) -> None:
             report(name, f"{other} is missing", f"set {other} too, or neither for bare TCP")
     _check_pair(values.get("tls_cert"), values.get("tls_key"), report)
     decoy = values.get("decoy")
-    if decoy is not None and all(name in values and values[name] is None for name in _TLS_PAIR):
+    bare = all(name in values and values[name] is None for name in _TLS_PAIR)
+    for name in ("decoy", "decoy_h2c"):
+        if values.get(name) is None or not bare:
+            continue
         report(
-            "decoy",
+            name,
             "has no effect without TLS: a visitor on bare TCP gets silence",
             "set tls_cert and tls_key, or remove it",
+        )
+    no_server = "decoy" in values and isinstance(decoy, Path | None)
+    if values.get("decoy_h2c") is not None and no_server and not bare:
+        report(
+            "decoy_h2c",
+            "is of no use without a web server as decoy: the two must be the same",
+            'set decoy = "http://..." to where that server speaks HTTP/1.1, or remove it',
         )
     if values.get("tls_engine") == "boringssl" and find_spec("utls") is None:
         report("tls_engine", "BoringSSL is not installed", "pip install 'phantom[utls]'")

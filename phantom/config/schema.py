@@ -193,6 +193,16 @@ class ServerConfig:
             default_text="a small built-in site",
         ),
     )
+    decoy_h2c: Destination | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.HTTP_ORIGIN,
+            "The same web server where it speaks HTTP/2 in the clear (h2c), as "
+            "`listen 8081 http2` makes nginx do. With it, HTTP/2 is agreed to inside TLS, as most "
+            "sites do; without it, only HTTP/1.1.",
+            example='"http://127.0.0.1:8081"',
+        ),
+    )
     max_streams: int = attrs.field(
         default=1024,
         metadata=about(

@@ -71,6 +71,8 @@ class Mode(enum.IntEnum):
     BARE = 0
     #: Inside TLS, dressed as an HTTP/1.1 exchange: plain X25519 ephemeral keys.
     TLS_HTTP1 = 1
+    #: The same, dressed as an HTTP/2 exchange.
+    TLS_H2 = 2
 
 
 class Field(enum.IntEnum):

@@ -4,8 +4,9 @@ Around both Noise messages stands ``e (32) | sealed header (19) | rest``; what s
 around that depends on the carrier:
 
 - on bare TCP message 1 follows a random printable prefix, message 2 nothing;
-- inside TLS message 1 is the body of an HTTP/1.1 POST to a secret path, message 2 the body
-  of the answer, and after them the HTTP framing is dropped.
+- inside TLS message 1 is the body of a POST to a secret path, message 2 the body of the
+  answer, and after them the HTTP framing is dropped; for HTTP/1.1 that is here, for HTTP/2
+  in `phantom.core.opening_h2`.
 
 The readers are incremental and give the same verdict for the same bytes however they are
 cut.  They keep all they were given, so that a stranger's bytes can go to a decoy untouched,
@@ -61,8 +62,8 @@ __all__ = [
 #: `HandshakeError`.
 OpenHeader = Callable[[bytes, bytes], tuple[int, Cipher]]
 
-#: Bytes before the rest of a message.
-_FIXED = KEY_SIZE + SEALED_HEADER_SIZE
+#: Bytes of a message before its rest.
+FIXED = KEY_SIZE + SEALED_HEADER_SIZE
 
 #: Printable bytes of a prefix.  A filter that blocks what looks random exempts a first
 #: payload that begins with six (Wu et al., 2023, "Ex2"); more make the length vary.
@@ -120,14 +121,14 @@ _NEED_MORE = NeedMore()
 _STRANGER = Stranger()
 
 
-class _Reader:
+class Reader:
     """Collects bytes and cuts a message out of them.
 
     The buffer holds at most a head, a message and what came with the read that completed
     them: under 25 KiB and one read.
     """
 
-    __slots__ = ("_buffer", "_done", "_length", "_open_header", "_start")
+    __slots__ = ("_body", "_buffer", "_done", "_length", "_open_header", "_start")
 
     def __init__(self, open_header: OpenHeader) -> None:
         self._open_header = open_header
@@ -135,11 +136,12 @@ class _Reader:
         self._done = False
         # Where e begins, and the length and cipher from the header, once known.
         self._start: int | None = None
+        self._body: int | None = None  # what surrounds the message says of its length
         self._length: tuple[int, Cipher] | None = None
 
     @property
     def received(self) -> bytes:
-        """Every byte given to `receive` so far."""
+        """Every byte given to `receive` so far, that was not handed out since."""
         return bytes(self._buffer)
 
     def _add(self, data: bytes) -> None:
@@ -159,13 +161,13 @@ class _Reader:
             HandshakeError: The header is not authentic, or contradicts `body`.
         """
         buffer = self._buffer
-        rest = start + _FIXED
+        rest = start + FIXED
         if self._length is None:
             if len(buffer) < rest:
                 return None
             e = bytes(buffer[start : start + KEY_SIZE])
             self._length = self._open_header(e, bytes(buffer[start + KEY_SIZE : rest]))
-            if body is not None and body != _FIXED + self._length[0]:
+            if body is not None and body != FIXED + self._length[0]:
                 raise HandshakeError("a body that is not exactly a handshake message")
         end = rest + self._length[0]
         if len(buffer) < end:
@@ -180,8 +182,8 @@ class _Reader:
         )
 
 
-class _Opening(_Reader):
-    """What the server's two readers have in common."""
+class Opening(Reader):
+    """What the server's readers have in common."""
 
     __slots__ = ()
 
@@ -202,6 +204,13 @@ class _Opening(_Reader):
             return _STRANGER
         return _NEED_MORE if message is None else message
 
+    def early(self) -> bytes:
+        """Return, once each, bytes that a web server would act on before all are here.
+
+        `received` has them no more.
+        """
+        return b""
+
     def _judge(self) -> MessageOne | None:
         raise NotImplementedError
 
@@ -211,7 +220,7 @@ class _Opening(_Reader):
         return message
 
 
-class BareOpening(_Opening):
+class BareOpening(Opening):
     """Reads an opening on bare TCP: ``[prefix] e | sealed header | rest``.
 
     If the first six bytes are printable there is a prefix: 6 to 32 printable bytes and one
@@ -244,7 +253,7 @@ class BareOpening(_Opening):
         raise RemoteProtocolError("a prefix without an end")
 
 
-class HttpOpening(_Opening):
+class HttpOpening(Opening):
     """Reads an opening inside TLS: a POST to the secret path with the message as its body.
 
     A byte that differs from ``POST <path> HTTP/1.1`` makes a stranger at once, for a web
@@ -270,10 +279,11 @@ class HttpOpening(_Opening):
             if len(self._buffer) < len(expected) or not self._head.read(self._buffer):
                 return None
             self._start = self._head.end
-        return self._message(self._start, _body_length(self._head, MIN_REST_ONE))
+        length = check_body_length(self._head.content_length(), MIN_REST_ONE)
+        return self._message(self._start, length)
 
 
-class BareReply(_Reader):
+class BareReply(Reader):
     """Reads the server's message on bare TCP: ``e | sealed header | rest``.
 
     Args:
@@ -295,7 +305,7 @@ class BareReply(_Reader):
         return _NEED_MORE if message is None else message
 
 
-class HttpReply(_Reader):
+class HttpReply(Reader):
     """Reads the server's message inside TLS: the body of an HTTP/1.1 answer.
 
     Args:
@@ -329,16 +339,17 @@ class HttpReply(_Reader):
             if status[1] != b"200":
                 if b"\r\n\r\n" not in self._buffer and len(self._buffer) < MAX_HEAD:
                     return _NEED_MORE  # the head has a Date
-                raise HandshakeError(_website_answered(status[1]))
+                raise HandshakeError(website_answered(status[1]))
             self._head = HeadReader(status.end())
         try:
             if self._start is None:
                 if not self._head.read(self._buffer):
                     return _NEED_MORE
                 self._start = self._head.end
-            message = self._cut(MessageTwo, self._start, _body_length(self._head, MIN_REST_TWO))
+            length = check_body_length(self._head.content_length(), MIN_REST_TWO)
+            message = self._cut(MessageTwo, self._start, length)
         except (HandshakeError, RemoteProtocolError):
-            raise HandshakeError(_website_answered(b"200")) from None
+            raise HandshakeError(website_answered(b"200")) from None
         assert message is None or isinstance(message, MessageTwo)
         return _NEED_MORE if message is None else message
 
@@ -355,19 +366,19 @@ class HttpReply(_Reader):
             raise RemoteProtocolError("an answer that is not HTTP/1")
 
 
-def _body_length(head: HeadReader, minimum: int) -> int:
-    """Return the Content-Length of a message, refusing at once what can be none.
+def check_body_length(length: int, minimum: int) -> int:
+    """Return the length of a body, refusing at once what can be no message.
 
     Raises:
         RemoteProtocolError: A web server would read another body.
     """
-    length = head.content_length()
-    if not _FIXED + minimum <= length <= _FIXED + MAX_REST:
+    if not FIXED + minimum <= length <= FIXED + MAX_REST:
         raise RemoteProtocolError("a body that can be no handshake message")
     return length
 
 
-def _website_answered(status: bytes) -> str:
+def website_answered(status: bytes) -> str:
+    """Return what to tell a user whose client met the web site."""
     return (
         f"the server's web site answered (HTTP {status.decode('ascii')}) instead of the "
         "tunnel: this client's key is not allowed there, server_public_key is wrong, or one "

@@ -18,7 +18,10 @@ MAX_HEAD = 8192
 
 # RFC 9110, 5.1 and 5.5: a token, a colon, optional blanks, and a value of visible ASCII.
 _FIELD_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*?)[ \t]*\r\n")
-_HOST = re.compile(r"[\x21-\x7e]+")
+
+#: What may stand in a Host header: visible ASCII.
+HOST = re.compile(r"[\x21-\x7e]+")
+
 _LENGTH = re.compile(rb"(?:0|[1-9][0-9]{0,5})")
 
 #: Headers that change how a body is framed or when it is sent.
@@ -60,28 +63,41 @@ def http_request(path: str, host: str, body: bytes, browser: Browser = CHROMIUM)
     Raises:
         LocalProtocolError: The host would break the head.
     """
-    if not _HOST.fullmatch(host):
+    if not HOST.fullmatch(host):
         raise LocalProtocolError("a host that does not fit an HTTP head")
-    head = (
-        f"POST {path} HTTP/1.1\r\n"
-        f"Host: {host}\r\n"
-        "Connection: keep-alive\r\n"
-        f"Content-Length: {len(body)}\r\n"
-        f'sec-ch-ua-platform: "{browser.platform}"\r\n'
-        f"User-Agent: {browser.user_agent}\r\n"
-        f"sec-ch-ua: {browser.brands}\r\n"
-        "sec-ch-ua-mobile: ?0\r\n"
-        "Accept: */*\r\n"
-        f"Origin: https://{host}\r\n"
-        "Sec-Fetch-Site: same-origin\r\n"
-        "Sec-Fetch-Mode: cors\r\n"
-        "Sec-Fetch-Dest: empty\r\n"
-        f"Referer: https://{host}/\r\n"
-        "Accept-Encoding: gzip, deflate, br, zstd\r\n"
-        "Accept-Language: en-US,en;q=0.9\r\n"
-        "\r\n"
-    )
-    return head.encode("ascii") + body
+    return _head(f"POST {path} HTTP/1.1", request_fields(host, len(body), browser)) + body
+
+
+def request_fields(host: str, length: int, browser: Browser) -> list[tuple[str, str]]:
+    """Return the headers of such a request, in Chromium's order.
+
+    Args:
+        host: As for `http_request`.
+        length: Of the body.
+        browser: Whom to imitate.
+    """
+    return [
+        ("Host", host),
+        ("Connection", "keep-alive"),
+        ("Content-Length", str(length)),
+        ("sec-ch-ua-platform", f'"{browser.platform}"'),
+        ("User-Agent", browser.user_agent),
+        ("sec-ch-ua", browser.brands),
+        ("sec-ch-ua-mobile", "?0"),
+        ("Accept", "*/*"),
+        ("Origin", f"https://{host}"),
+        ("Sec-Fetch-Site", "same-origin"),
+        ("Sec-Fetch-Mode", "cors"),
+        ("Sec-Fetch-Dest", "empty"),
+        ("Referer", f"https://{host}/"),
+        ("Accept-Encoding", "gzip, deflate, br, zstd"),
+        ("Accept-Language", "en-US,en;q=0.9"),
+    ]
+
+
+def _head(start: str, fields: list[tuple[str, str]]) -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
+    return f"{start}\r\n{lines}\r\n".encode("ascii")
 
 
 def http_response(body: bytes, date: str) -> bytes:
@@ -91,16 +107,18 @@ def http_response(body: bytes, date: str) -> bytes:
         body: ``e | sealed header | rest``.
         date: The Date header (RFC 9110, 5.6.7), ``Sun, 06 Nov 1994 08:49:37 GMT``.
     """
-    head = (
-        "HTTP/1.1 200 OK\r\n"
-        "Server: nginx\r\n"
-        f"Date: {date}\r\n"
-        "Content-Type: application/octet-stream\r\n"
-        f"Content-Length: {len(body)}\r\n"
-        "Connection: keep-alive\r\n"
-        "\r\n"
-    )
-    return head.encode("ascii") + body
+    return _head("HTTP/1.1 200 OK", response_fields(len(body), date)) + body
+
+
+def response_fields(length: int, date: str) -> list[tuple[str, str]]:
+    """Return the headers of such an answer, in nginx's order."""
+    return [
+        ("Server", "nginx"),
+        ("Date", date),
+        ("Content-Type", "application/octet-stream"),
+        ("Content-Length", str(length)),
+        ("Connection", "keep-alive"),
+    ]
 
 
 class HeadReader:

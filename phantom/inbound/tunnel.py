@@ -19,7 +19,7 @@ from phantom.core.admission import Admission
 from phantom.core.handshake import INSTANCE_SIZE, HandshakePayload, Mode, PostQuantum
 from phantom.core.replay import ReplayVerdict
 from phantom.errors import Outcome, RelayError
-from phantom.interfaces import Outbound, StrangerPolicy
+from phantom.interfaces import Expect, Outbound, StrangerPolicy
 from phantom.relay import RelayProtocol, relay_pair
 from phantom.runtime import Runtime
 from phantom.telemetry import Meters, make_logger
@@ -95,6 +95,7 @@ class TunnelFactory(Factory):
         public_key: Its public half.
         mode: How links open here.
         stranger: Who gets everybody else.
+        expect: Prepares for that while it is open who a visitor is, if at all.
         drain: Where failed links are left, read and never answered.
         handshake_timeout: Seconds until an undecided visitor is a stranger.
         keepalive: Seconds, see `FrameProtocol`.
@@ -121,6 +122,7 @@ class TunnelFactory(Factory):
         public_key: bytes,
         mode: Mode,
         stranger: StrangerPolicy,
+        expect: Expect | None = None,
         drain: StrangerPolicy,
         handshake_timeout: float,
         keepalive: float,
@@ -140,6 +142,7 @@ class TunnelFactory(Factory):
         self._public_key = public_key
         self._mode = mode
         self._stranger = stranger
+        self._expect = expect
         self._drain = drain
         self._handshake_timeout = handshake_timeout
         self._keepalive = keepalive
@@ -162,6 +165,7 @@ class TunnelFactory(Factory):
             mode=self._mode,
             gatekeeper=self._gate,
             stranger=self._stranger,
+            expect=self._expect,
             abandon=self._drain,
             timeout=self._handshake_timeout,
             visitors=self,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from email.utils import formatdate
 from typing import Any, Protocol
 
 import attrs
@@ -22,27 +21,16 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from phantom.core.handshake import Cipher, HandshakePayload, Mode, PostQuantum
-from phantom.core.opening import (
-    BareOpening,
-    BareReply,
-    HttpOpening,
-    HttpReply,
-    MessageOne,
-    MessageTwo,
-    NeedMore,
-    bare_first_flight,
-    http_request,
-    http_response,
-    random_prefix,
-)
-from phantom.crypto.header import open_header, prologue, seal_header, secret_path
+from phantom.core.opening import MessageOne, MessageTwo, NeedMore
+from phantom.crypto.header import prologue, seal_header
 from phantom.crypto.noise_ik import Ephemeral, Initiator, Responder
 from phantom.crypto.records import RecordOpener, RecordReader, RecordSealer
 from phantom.errors import HandshakeError, PhantomError, RemoteProtocolError, TimeoutExpired
-from phantom.interfaces import StrangerPolicy
+from phantom.interfaces import Expect, StrangerPolicy
 from phantom.layer import Layer, forward_half_close
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
+from phantom.tunnel.openings import ClientOpening, ServerOpening, mode_on
 from phantom.tunnel.post_quantum import (
     NOBODY,
     Agreed,
@@ -189,7 +177,7 @@ class InitiatorSettings:
         private_key: Its static X25519 key, 32 bytes.
         server_key: The server's static public key, 32 bytes.
         cipher: For the handshake and the records.
-        mode: How the link opens: bare, or as HTTP inside TLS.
+        mode: How the link opens: bare, or inside TLS, as the HTTP that ALPN chose.
         host: The Host of the HTTP request, inside TLS.
         prefix: Whether a bare link begins with random printable bytes.
         timeout: Seconds for the whole handshake.
@@ -236,7 +224,7 @@ class NoiseInitiator(NoiseProtocol):
         self._handshake: Initiator
         self._exchange: ClientExchange
         self._second: IDelayedCall | None = None
-        self._reply: BareReply | HttpReply
+        self._opening: ClientOpening
 
     def connectionMade(self) -> None:
         """Send the first message."""
@@ -250,7 +238,8 @@ class NoiseInitiator(NoiseProtocol):
     def _send_message(self) -> None:
         settings = self._settings
         self.peer_key = settings.server_key
-        bare = settings.mode is Mode.BARE
+        mode = mode_on(self.transport, settings.mode)
+        bare = mode is Mode.BARE
         ephemeral = self._make_ephemeral(bare)
         self._exchange = ClientExchange(
             settings.post_quantum,
@@ -277,23 +266,23 @@ class NoiseInitiator(NoiseProtocol):
             static_private=settings.private_key,
             server_public=settings.server_key,
             cipher=settings.cipher,
-            prologue=prologue(settings.mode, header),
+            prologue=prologue(mode, header),
             ephemeral=ephemeral,
         )
         message = self._handshake.write_message_1(payload)
-        wire, rest = message[:32], message[32:]
+        self._opening = ClientOpening(
+            self._runtime,
+            self.transport,
+            mode,
+            settings.server_key,
+            host=settings.host,
+            prefix=settings.prefix,
+        )
 
-        def open_reply(e: bytes, sealed: bytes) -> tuple[int, Cipher]:
-            return open_header(settings.server_key, e, b"server", sealed)
+        def write(flight: bytes) -> None:
+            self._write_flight(flight, large)
 
-        if bare:
-            prefix = random_prefix(self._runtime.entropy) if settings.prefix else b""
-            self._reply = BareReply(open_reply)
-            self._write_flight(bare_first_flight(prefix, wire, header, rest), large)
-        else:
-            path = secret_path(settings.server_key)
-            self._reply = HttpReply(open_reply)
-            self.transport.write(http_request(path, settings.host, wire + header + rest))
+        self._opening.send(message[:32], header, message[32:], write)
 
     def _write_flight(self, flight: bytes, large: bool) -> None:
         if not large:
@@ -333,7 +322,7 @@ class NoiseInitiator(NoiseProtocol):
         if self._ended:
             return
         try:
-            reply = self._reply.receive(data)
+            reply = self._opening.receive(data)
         except (HandshakeError, RemoteProtocolError) as error:
             self._failed(Failure(self._explain(error)))
             return
@@ -346,10 +335,10 @@ class NoiseInitiator(NoiseProtocol):
 
     def _explain(self, error: PhantomError) -> PhantomError:
         """Name the cause where the answer gives it away."""
-        date = self._reply.date if isinstance(self._reply, HttpReply) else None
+        date = self._opening.date
         if date is not None:
             return self._settings.clock.refused(date, self._runtime.wall_time()) or error
-        if self._settings.mode is Mode.BARE and self._reply.received.startswith(_TLS_ANSWERS):
+        if self._settings.mode is Mode.BARE and self._opening.received.startswith(_TLS_ANSWERS):
             return HandshakeError(
                 "this server speaks TLS: set tls_sni (and tls_pin or tls_ca, if its certificate "
                 "is its own)"
@@ -446,6 +435,7 @@ class NoiseResponder(NoiseProtocol):
         mode: How links open here.
         gatekeeper: Decides who may enter.
         stranger: Gets everybody else.
+        expect: Prepares for that while it is open who the visitor is, if at all.
         abandon: Gets the transport of an established link whose records fail.
         timeout: Seconds until a visitor without a message is a stranger.
         visitors: Counts the undecided.
@@ -464,6 +454,7 @@ class NoiseResponder(NoiseProtocol):
         mode: Mode,
         gatekeeper: Gatekeeper,
         stranger: StrangerPolicy,
+        expect: Expect | None = None,
         abandon: StrangerPolicy,
         timeout: float,
         visitors: Visitors,
@@ -476,27 +467,22 @@ class NoiseResponder(NoiseProtocol):
         self._secrets = secrets
         self._private_key = private_key
         self._public_key = public_key
-        self._mode = mode
         self._gatekeeper = gatekeeper
-        self._stranger = stranger
         self._timeout = timeout
         self._visitors = visitors
         self._instance = instance
         self._settled = False
 
-        def open_first(e: bytes, sealed: bytes) -> tuple[int, Cipher]:
-            return open_header(public_key, e, b"client", sealed)
-
-        self._opening: BareOpening | HttpOpening = (
-            BareOpening(open_first)
-            if mode is Mode.BARE
-            else HttpOpening(secret_path(public_key), open_first)
-        )
+        self._opening = ServerOpening(runtime, mode, public_key, stranger, expect)
+        # Until the client has said what comes before its first record.
+        self._agreed: Agreed | None = None
+        self._awaited = b""
 
     def connectionMade(self) -> None:
         """Wait for the first message, but not for ever."""
         self._timer = self._runtime.call_later(self._timeout, self._timed_out)
         self._visitors.arrived(self)
+        self._opening.begin(self.transport, self._turn_away)
 
     def dataReceived(self, data: bytes) -> None:
         """Take the client's message, then records."""
@@ -505,6 +491,9 @@ class NoiseResponder(NoiseProtocol):
             return
         if self._ended:
             return
+        if self._agreed is not None:
+            self._await(self._agreed, data)
+            return
         result = self._opening.receive(data)
         if isinstance(result, MessageOne):
             self._message_received(result)
@@ -512,12 +501,12 @@ class NoiseResponder(NoiseProtocol):
             self._turn_away()
 
     def _message_received(self, message: MessageOne) -> None:
-        bare = self._mode is Mode.BARE
+        mode = self._opening.mode
         handshake = Responder(
             static_private=self._private_key,
             cipher=message.cipher,
-            prologue=prologue(self._mode, message.sealed_header),
-            elligator=bare,
+            prologue=prologue(mode, message.sealed_header),
+            elligator=mode is Mode.BARE,
         )
         # Each step is taken by every message, so that all failures take the same time; after
         # one that fails, by a stand-in.
@@ -554,7 +543,7 @@ class NoiseResponder(NoiseProtocol):
         client_key: bytes,
         exchange: ServerExchange,
     ) -> None:
-        bare = self._mode is Mode.BARE
+        bare = self._opening.mode is Mode.BARE
         make = Ephemeral.elligator if bare else Ephemeral.plain
         ephemeral = make(self._runtime.entropy)
         payload = HandshakePayload(
@@ -566,19 +555,29 @@ class NoiseResponder(NoiseProtocol):
             self._public_key, ephemeral.wire, b"server", len(payload) + 16, message.cipher
         )
         reply = handshake.write_message_2(payload, ephemeral)
-        body = reply[:32] + header + reply[32:]
-        if not bare:
-            body = http_response(body, formatdate(self._runtime.wall_time(), usegmt=True))
-        self.transport.write(body)
+        self._awaited = self._opening.answer(reply[:32] + header + reply[32:])
         if exchange.redo:
             self._leave_unfinished()
             return
         self.peer_key = client_key
         self._settle()
-        self._establish(exchange.finish(handshake.keys), message.leftover)
+        self._await(exchange.finish(handshake.keys), message.leftover)
+
+    def _await(self, agreed: Agreed, data: bytes) -> None:
+        """Take what the client says before its first record, to the byte."""
+        awaited = self._awaited
+        if data[: len(awaited)] != awaited[: len(data)]:
+            self._leave_unfinished()
+            return
+        self._awaited = awaited[len(data) :]
+        if self._awaited:
+            self._agreed = agreed
+            return
+        self._agreed = None
+        self._establish(agreed, data[len(awaited) :])
 
     def _leave_unfinished(self) -> None:
-        """Let the client come again with an ML-KEM key; there is no link without one."""
+        """Leave one that was answered: without an ML-KEM key, say, there is no link."""
         self._ended = True
         self._stop_timer()
         self._settle()
@@ -592,10 +591,13 @@ class NoiseResponder(NoiseProtocol):
         """Hand the visitor and all it sent to the stranger policy.  One path for all."""
         if self._ended:
             return
+        if self._agreed is not None:
+            self._leave_unfinished()
+            return
         self._ended = True
         self._stop_timer()
         self._settle()
-        self._stranger(self.transport, self._opening.received)
+        self._opening.turn_away()
 
     def readConnectionLost(self) -> None:
         """A visitor that half-closes before it is known is a stranger like any other."""
@@ -609,6 +611,8 @@ class NoiseResponder(NoiseProtocol):
     def connectionLost(self, reason: Failure) -> None:
         """Note the end."""
         self._settle()
+        if not self._ended and not self.established:
+            self._opening.gone()
         super().connectionLost(reason)
 
     def evict(self) -> None:

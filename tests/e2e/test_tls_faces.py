@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import importlib.util
 import socket
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from support.destinations import TcpServer, content, content_digest, read_all
-from support.programs import Tunnel
+from support.programs import Tunnel, free_port, need, run, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -43,3 +46,84 @@ def test_boringssl_on_the_server(make_tunnel: MakeTunnel) -> None:
     tunnel = make_tunnel("tls", server={"tls_engine": "boringssl"}).start()
     upload(tunnel)
     download(tunnel)
+
+
+NGINX = """
+daemon off;
+user {user};
+pid {folder}/pid;
+error_log {folder}/error.log info;
+worker_processes 1;
+events {{ worker_connections 256; }}
+http {{
+  access_log {folder}/access.log;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  server {{
+    listen 127.0.0.1:{http1};
+    listen 127.0.0.1:{h2c} http2;
+    root {folder}/site;
+  }}
+}}
+"""
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """A web server with HTTP/1.1 on one port and HTTP/2 in the clear on another."""
+    need("nginx")
+    folder = tmp_path / "nginx"
+    site = folder / "site"
+    site.mkdir(parents=True)
+    (site / "page.html").write_bytes(content(200_000))
+    http1, h2c = free_port(), free_port()
+    config = folder / "nginx.conf"
+    config.write_text(NGINX.format(folder=folder, http1=http1, h2c=h2c, user=getpass.getuser()))
+    with subprocess.Popen(["nginx", "-c", str(config)], stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: _listens(http1) and _listens(h2c), "nginx listens")
+        yield http1, h2c
+        process.terminate()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as attempt:
+        return attempt.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("engine", ["openssl", "boringssl"])
+def test_links_and_visitors_over_http2(
+    make_tunnel: MakeTunnel, nginx: tuple[int, int], engine: str
+) -> None:
+    http1, h2c = nginx
+    if engine == "boringssl" and importlib.util.find_spec("utls") is None:
+        pytest.skip("no utls")
+    tunnel = make_tunnel(
+        "tls",
+        server={
+            "decoy": f"http://127.0.0.1:{http1}",
+            "decoy_h2c": f"http://127.0.0.1:{h2c}",
+            "tls_engine": engine,
+        },
+    ).start()
+    upload(tunnel)
+    download(tunnel)
+    need("curl")
+    host, port = tunnel.server_address
+    name = tunnel.client_settings["tls_sni"]
+    for protocol, version in (("--http2", "2"), ("--http1.1", "1.1")):
+        done = run(
+            *("curl", "-sS", "-q", "-k", "--noproxy", "*", protocol),
+            *("-w", "\n%{http_code} %{http_version}"),
+            *("--resolve", f"{name}:{port}:{host}", f"https://{name}:{port}/page.html"),
+        )
+        body, _, status = done.stdout.rpartition(b"\n")
+        assert (body == content(200_000), status.decode()) == (True, f"200 {version}"), done.stderr
+        done = run(
+            *("curl", "-sS", "-q", "-k", "--noproxy", "*", protocol, "--data-binary", "x" * 9000),
+            *("-o", "/dev/null", "-w", "%{http_code} %{http_version}"),
+            *("--resolve", f"{name}:{port}:{host}", f"https://{name}:{port}/page.html"),
+        )
+        assert done.stdout.decode() == f"405 {version}", done.stderr

@@ -179,6 +179,8 @@ class PipeEnd:
         lost: Why the connection ended, once it has.
     """
 
+    alpn: str | None = None
+
     def __init__(self, clock: Clock, protocol: Any, host: Any, peer: Any) -> None:
         self.protocol = protocol
         self.connected = False
@@ -412,6 +414,7 @@ def join(
     capacity: int = DEFAULT_CAPACITY,
     split: Split = whole,
     split_back: Split | None = None,
+    alpn: str | None = None,
 ) -> Pipe:
     """Connect two protocols and start both, the right (accepting) one first.
 
@@ -423,6 +426,7 @@ def join(
         capacity: Bytes the wire holds per direction.
         split: How writes are cut on the way left to right.
         split_back: The same for right to left; by default `split`.
+        alpn: What the transports say was agreed on, as those of TLS do.
 
     Returns:
         The pipe.
@@ -445,5 +449,6 @@ def join(
         sender._far = receiver
     for end in reversed(ends):
         end.connected = True
+        end.alpn = alpn
         end.protocol.makeConnection(end)
     return Pipe(clock, ends[0], ends[1], ways)

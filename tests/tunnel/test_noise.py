@@ -8,12 +8,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from support.pipes import Split, byte_by_byte, join, run, seeded_split, whole
 from support.runtime import fake_runtime
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phantom.core.handshake import Cipher, HandshakePayload, Mode, PostQuantum
+from phantom.core.opening_h2 import CHROMIUM_PREFACE, SETTINGS_ACK, ServerTalk, frame
 from phantom.crypto.header import seal_header, secret_path
 from phantom.errors import HandshakeError, RemoteProtocolError, TimeoutExpired
 from phantom.layer import switch_protocol
@@ -29,6 +32,10 @@ def keypair(seed: int) -> tuple[bytes, bytes]:
 
 SERVER, SERVER_PUBLIC = keypair(1)
 CLIENT, CLIENT_PUBLIC = keypair(2)
+
+
+#: What a web server says first over HTTP/2.
+GREETING = frame(4, 0, 0, bytes(6)) + frame(8, 0, 0, b"\0\0\0\1")
 
 
 class Upper:
@@ -98,6 +105,28 @@ class Gate:
         return client_key in self.allowed
 
 
+class WebServer:
+    """What is ready for a visitor over HTTP/2 who may be a stranger."""
+
+    def __init__(self, pair: Any, transport: Any, stranger: Any, greeting: bytes) -> None:
+        self.pair, self.transport, self.stranger = pair, transport, stranger
+        self.talk = ServerTalk()
+        self.seen = b""
+        self.released = 0
+        transport.write(self.talk.whole_frames(greeting))
+
+    def pass_on(self, data: bytes) -> None:
+        self.seen += data
+
+    def take(self, received: bytes) -> None:
+        self.released += 1
+        self.pair.stranger(self.transport, self.seen + received)
+
+    def release(self) -> ServerTalk:
+        self.released += 1
+        return self.talk
+
+
 class Pair:
     def __init__(
         self,
@@ -113,7 +142,10 @@ class Pair:
         server: PostQuantum = PostQuantum.AUTO,
         secrets: ClientSecrets | None = None,
         server_secrets: ServerSecrets | None = None,
+        web_server: bytes | None = None,
     ) -> None:
+        self.expected: list[WebServer] = []
+        self.web_server = web_server
         self.clock = Clock()
         self.post_quantum = server
         self.server_secrets = server_secrets or ServerSecrets()
@@ -142,7 +174,8 @@ class Pair:
             self.failures.append,
         )
         self.server = self.responder(mode)
-        self.pipe = join(self.clock, self.client, self.server, split=split)
+        alpn = "h2" if mode is Mode.TLS_H2 else None
+        self.pipe = join(self.clock, self.client, self.server, split=split, alpn=alpn)
         run(self.clock, 1)
 
     def arrived(self, visitor: NoiseResponder) -> None:
@@ -150,6 +183,11 @@ class Pair:
 
     def settled(self, visitor: NoiseResponder) -> None:
         self.decided.append(visitor)
+
+    def expect(self, transport: Any, stranger: Any) -> WebServer:
+        assert self.web_server is not None
+        self.expected.append(WebServer(self, transport, stranger, self.web_server))
+        return self.expected[-1]
 
     def responder(self, mode: Mode) -> NoiseResponder:
         return NoiseResponder(
@@ -160,6 +198,7 @@ class Pair:
             mode=mode,
             gatekeeper=self.gate,
             stranger=self.stranger,
+            expect=None if self.web_server is None else self.expect,
             abandon=self.drain,
             timeout=10,
             visitors=self,
@@ -186,6 +225,79 @@ def test_records_cross_an_established_link(mode: Mode, cipher: Cipher, split: Sp
     assert pair.server_upper.records == [b"one", b"two"]
     assert pair.client_upper.records == [b"x" * 65519]
     assert pair.undecided == pair.decided == [pair.server]
+
+
+@pytest.mark.parametrize("greeting", [b"", GREETING, GREETING * 2, GREETING + SETTINGS_ACK])
+@pytest.mark.parametrize("split", [whole, byte_by_byte, seeded_split(3)])
+def test_what_a_web_server_says_first_goes_before_a_link(greeting: bytes, split: Split) -> None:
+    """The client acknowledges each of its SETTINGS, and the server takes that out again."""
+    pair = Pair(Mode.TLS_H2, split=split, web_server=greeting)
+    pair.client_upper.transport.write(b"up")
+    pair.server_upper.transport.write(b"down")
+    run(pair.clock, 1)
+    assert (pair.server_upper.records, pair.client_upper.records) == ([b"up"], [b"down"])
+    [web_server] = pair.expected
+    assert web_server.released == 1 and not pair.stranger.received
+    assert web_server.seen[: len(CHROMIUM_PREFACE)] in (b"", CHROMIUM_PREFACE)
+
+
+@pytest.mark.parametrize("mode", [Mode.TLS_HTTP1, Mode.TLS_H2])
+def test_a_web_server_may_lose_its_patience_first(mode: Mode) -> None:
+    pair = Pair(mode, allowed=set(), web_server=b"")
+    assert len(pair.stranger.received) == 1
+    transport = StringTransport()
+    transport.alpn = "h2" if mode is Mode.TLS_H2 else None  # type: ignore[attr-defined]
+    visitor = pair.responder(mode)
+    visitor.makeConnection(transport)
+    visitor.dataReceived(b"P")
+    pair.expected[-1].stranger()
+    assert pair.expected[-1].released == 1 and pair.stranger.received[-1] == b"P"
+    pair.clock.advance(60)
+    visitor.connectionLost(Failure(ConnectionDone()))
+    assert pair.expected[-1].released == 1
+
+
+def test_a_visitor_who_leaves_is_no_longer_expected() -> None:
+    pair = Pair(Mode.TLS_HTTP1, web_server=b"")
+    visitor = pair.responder(Mode.TLS_HTTP1)
+    visitor.makeConnection(StringTransport())
+    visitor.connectionLost(Failure(ConnectionDone()))
+    assert pair.expected[-1].released == 1
+    pair.clock.advance(60)
+    assert pair.expected[-1].released == 1 and not pair.stranger.received
+
+
+def test_something_else_than_the_acknowledgement_ends_a_link() -> None:
+    pair = Pair(Mode.TLS_H2, web_server=GREETING)
+    flight: list[bytes] = []
+    client = NoiseInitiator(
+        pair.runtime,
+        Upper(),
+        InitiatorSettings(
+            private_key=CLIENT,
+            server_key=SERVER_PUBLIC,
+            cipher=Cipher.AESGCM,
+            mode=Mode.TLS_H2,
+            host="example.com",
+        ),
+        pair.leaver,
+        pair.failures.append,
+    )
+    sent = StringTransport()
+    sent.alpn = "h2"  # type: ignore[attr-defined]
+    client.makeConnection(sent)
+    flight.append(sent.value())
+    client.cancel()
+    transport = StringTransport()
+    transport.alpn = "h2"  # type: ignore[attr-defined]
+    server = pair.responder(Mode.TLS_H2)
+    server.makeConnection(transport)
+    server.dataReceived(flight[0])
+    said = transport.value()
+    assert said.startswith(GREETING + SETTINGS_ACK) and not pair.drain.received
+    server.dataReceived(SETTINGS_ACK[:-1] + b"\1")
+    assert pair.drain.received == [b""] and transport.value() == said
+    assert not server.established and not pair.stranger.received
 
 
 def test_a_bare_link_without_a_prefix_is_understood() -> None:
