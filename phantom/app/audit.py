@@ -204,7 +204,7 @@ class LiveAudit:
         def start() -> Nginx:
             assert program is not None and server.tls_cert is not None
             assert server.tls_key is not None
-            return Nginx(program, work, root, server.tls_cert, server.tls_key, h2=False)
+            return Nginx(program, work, root, server.tls_cert, server.tls_key)
 
         nginx = await self._in_thread(start)
         self._closing.append(nginx.stop)
@@ -253,7 +253,10 @@ class LiveAudit:
             verdicts[name] = await self._in_thread(detectors[name])
         recorded = next((flow.opening() for flow in reversed(openings) if flow.first()), b"")
         name = client.tls_sni or NAME
-        decoy = self._settings.decoy_port or (nginx.tls if nginx else None)
+        decoy = self._settings.decoy_port
+        if nginx is not None:
+            h2 = await self._in_thread(prober.agrees_to_h2, pair.port, name)
+            decoy = nginx.tls_h2 if h2 else nginx.tls
         verdicts.update(await self._knock(pair, wanted, recorded, name, decoy))
         return verdicts
 

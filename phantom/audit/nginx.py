@@ -34,20 +34,21 @@ class Nginx:
         root: What it serves.
         certificate: The certificate chain in PEM.
         key: Its key.
-        h2: Whether HTTPS offers HTTP/2 as well.
 
     Attributes:
-        plain: Its port for HTTP on 127.0.0.1.
-        tls: Its port for HTTPS.
+        plain: Its port for HTTP/1 on 127.0.0.1.
+        h2c: Its port for HTTP/2 without TLS.
+        tls: Its port for HTTPS that agrees to HTTP/1 alone.
+        tls_h2: Its port for HTTPS that agrees to HTTP/2 as well.
 
     Raises:
         OSError: It does not start.
     """
 
     def __init__(
-        self, program: str, folder: Path, root: Path, certificate: Path, key: Path, *, h2: bool
+        self, program: str, folder: Path, root: Path, certificate: Path, key: Path
     ) -> None:
-        self.plain, self.tls = _free_port(), _free_port()
+        self.plain, self.h2c, self.tls, self.tls_h2 = (_free_port() for _ in range(4))
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         paths = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
         types = Path("/etc/nginx/mime.types")
@@ -60,8 +61,10 @@ class Nginx:
               {f"include {types};" if types.exists() else ""}
               ssl_protocols TLSv1 TLSv1.1 TLSv1.2 TLSv1.3;
               server {{ listen 127.0.0.1:{self.plain}; {common} }}
-              server {{ listen 127.0.0.1:{self.tls} ssl{" http2" if h2 else ""}; {common}
-                        ssl_certificate {certificate}; ssl_certificate_key {key}; }}
+              server {{ listen 127.0.0.1:{self.h2c} http2; {common} }}
+              ssl_certificate {certificate}; ssl_certificate_key {key};
+              server {{ listen 127.0.0.1:{self.tls} ssl; {common} }}
+              server {{ listen 127.0.0.1:{self.tls_h2} ssl http2; {common} }}
             }}"""
         file = folder / "nginx.conf"
         file.write_text(configuration)

@@ -287,6 +287,23 @@ def tls_probes(host: str, chance: random.Random) -> list[Probe]:
     ]
 
 
+def agrees_to_h2(port: int, host: str) -> bool:
+    """Tell whether a server chooses HTTP/2 when it is offered.
+
+    Args:
+        port: The server's, on 127.0.0.1.
+        host: The name to ask for.
+
+    Raises:
+        OSError: There was no handshake.
+    """
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=5) as raw,
+        client_context(("h2", "http/1.1")).wrap_socket(raw, server_hostname=host) as connection,
+    ):
+        return connection.selected_alpn_protocol() == "h2"
+
+
 def handshake(port: int, host: str, alpn: Sequence[str], wait: float) -> None:
     """Complete a TLS handshake and stay silent for a while.
 

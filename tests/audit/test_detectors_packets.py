@@ -71,6 +71,8 @@ def test_uniform_first_messages_are_found_and_text_is_not() -> None:
     page = b"GET /index.html HTTP/1.1\r\nHost: a.example\r\nUser-Agent: " + b"Mozilla 5.0 " * 20
     verdict = entropy.detect([traffic.flow((True, page))] * 5)
     assert verdict.status is Status.PASSED
+    key = b"\x16\x03\x01" + os.urandom(1400)
+    assert entropy.detect([traffic.flow((True, key))]).status is Status.SKIPPED
 
 
 def test_the_distribution_of_block_entropies_is_that_of_random_blocks() -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from support.certificates import make_certificate
+from support.programs import need
 
 from phantom.audit.report import DETECTORS
 
@@ -73,6 +75,30 @@ def test_a_client_without_a_prefix_is_found(tmp_path: Path) -> None:
     status, verdicts = audited("--only", "first-packet", *options)
     assert status == 1
     assert verdicts["first-packet"]["status"] == "failed"
+
+
+@pytest.mark.slow
+def test_a_pair_of_files_with_tls_and_a_folder_is_compared_with_nginx(tmp_path: Path) -> None:
+    need("nginx")
+    certificate = make_certificate(tmp_path, "site.example")
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "index.html").write_text("<p>hello")
+    pin = certificate.pin if certificate.pin.startswith("sha256/") else f"sha256/{certificate.pin}"
+    options = config(tmp_path, tls_sni='"site.example"', tls_pin=f'"{pin}"')
+    with (tmp_path / "server.toml").open("a") as file:
+        file.write(
+            f'tls_cert = "{certificate.cert}"\ntls_key = "{certificate.key}"\ndecoy = "www"\n'
+        )
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)  # nginx reads as nobody when root starts it
+    _, verdicts = audited("--only", "replays,probes,client-hello", *options)
+    assert verdicts["replays"]["status"] == "passed"
+    assert verdicts["client-hello"]["status"] == "passed"
+    # Which differences there are is no matter here; that they were looked for is.
+    assert verdicts["probes"]["status"] in ("passed", "failed")
+    assert not [
+        line for line in verdicts["probes"]["details"] if line.startswith("in TLS: GET:")
+    ], verdicts["probes"]
 
 
 def test_an_interrupted_audit_leaves_nothing_behind(tmp_path: Path) -> None:
