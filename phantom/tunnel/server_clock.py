@@ -13,6 +13,9 @@ from phantom.errors import HandshakeError
 #: Seconds by which the Date must be off to be worth another attempt: half of the window, since
 #: a Date has whole seconds and may come out of a cache or over a slow path.
 WORTH_CORRECTING = 60.0
+#: Seconds that a Date may be behind the clock it was taken from, being cut to whole ones.  Rather
+#: ahead than behind: a server that has just started refuses timestamps from before its start.
+GRANULARITY = 1.0
 
 
 class WrongClockError(HandshakeError):
@@ -62,5 +65,5 @@ class ServerClock:
         if abs(date - self.time(wall)) <= WORTH_CORRECTING:
             self._correction = 0.0
             return None
-        self._correction = date - wall
+        self._correction = date + GRANULARITY - wall
         return WrongClockError(wall - date)
