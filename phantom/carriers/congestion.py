@@ -117,14 +117,19 @@ class LinkSockets:
         self._runtime = runtime
         self._setting = congestion
         self._congestion: str | None = None
-        self._big_buffers = _big_send_buffers()
+        self._big_buffers: int | None = None
         self._chosen = False
 
     def choose(self) -> None:
-        """Find out what the kernel allows, and tell once."""
+        """Find out what the kernel allows, and tell once.
+
+        Not before the first link: a server that was started by root has become another user
+        by then, who may do less.
+        """
         if self._chosen:
             return
         self._chosen = True
+        self._big_buffers = _big_send_buffers()
         wanted = "bbr" if self._setting == "auto" else self._setting
         with socket.socket() as trial:
             given = congestion_of(trial)
