@@ -56,7 +56,7 @@ def _ping(scenario: str, title: str, part: str) -> View:
 def _rate(scenario: str, title: str) -> list[View]:
     unit = "Mbit/s; more is better"
     return [
-        View(scenario, f"{title}, {word}", unit, [f"{mode}_mbps"], form=".0f", most=True)
+        View(scenario, f"{title}, {word}", unit, [f"{mode}_mbps"], form=".3g", most=True)
         for mode, word in (("down", "download"), ("up", "upload"))
     ]
 

@@ -22,6 +22,9 @@ TEXT, SMALL = 12, 11
 #: Letters of a caption that fit on a line, for each panel of width.
 CAPTION_LETTERS = 80
 
+#: How many times as long as the one in the middle a bar may be.
+CUT = 3
+
 INK, FAINT, RULE = "#1c2733", "#5b6773", "#dde2e7"
 #: First and second part of a bar, by what it shows: ours, others, and the limits of the machine.
 COLOURS = {
@@ -108,6 +111,13 @@ def line(x1: float, y1: float, x2: float, y2: float, stroke: str) -> str:
     return f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{stroke}" fill="none"/>'
 
 
+def full_length(bars: Sequence[Bar]) -> float:
+    """Return what the longest bar stands for; what is far beyond the others is cut short."""
+    ends = sorted(max(bar.value, bar.high) for bar in bars)
+    typical = ends[len(ends) // 2] if ends else 0
+    return min(ends[-1], CUT * typical) if typical else max([*ends, 1.0])
+
+
 def draw_panel(panel: Panel, left: float, top: float) -> list[str]:
     """Return the shapes of a panel."""
     shapes = [
@@ -116,7 +126,7 @@ def draw_panel(panel: Panel, left: float, top: float) -> list[str]:
     ]
     start = left + LABEL
     room = COLUMN - LABEL - VALUE
-    longest = max((max(bar.value, bar.high) for bar in panel.bars), default=0) or 1
+    longest = full_length(panel.bars)
     for number, bar in enumerate(panel.bars):
         y = top + TITLE + number * PITCH
         middle = y + BAR / 2
@@ -124,10 +134,12 @@ def draw_panel(panel: Panel, left: float, top: float) -> list[str]:
         shapes.append(text(start - 8, y + BAR - 3, bar.label, anchor="end", bold=bold))
         x = start
         for part, colour in zip(bar.parts, COLOURS[bar.kind], strict=False):
-            width = part / longest * room
+            width = min(part / longest * room, start + room - x)
             shapes.append(rectangle(x, y, width, BAR, colour))
             x += width
-        low, high = (start + value / longest * room for value in (bar.low, bar.high))
+        if bar.value > longest:  # cut short: a gap in it says so
+            shapes += [rectangle(x - cut, y, 3, BAR, "#ffffff") for cut in (14, 8)]
+        low, high = (start + min(value / longest, 1) * room for value in (bar.low, bar.high))
         if high - low > 1:
             shapes.append(line(low, middle, high, middle, INK))
             shapes += [line(end, middle - 3, end, middle + 3, INK) for end in (low, high)]
@@ -138,19 +150,23 @@ def draw_panel(panel: Panel, left: float, top: float) -> list[str]:
     return shapes
 
 
-def legend(parts: Sequence[str], left: float, top: float) -> list[str]:
-    """Return what the colours mean."""
+def legend(parts: Sequence[str], top: float, right: float) -> tuple[list[str], float]:
+    """Return what the colours mean, in as many lines as it takes, and where they end."""
+    left: float = MARGIN
     names = {"ours": "phantom", "other": "other tunnels", "limit": "no tunnel"}
     shapes = []
     for kind, name in names.items():
         for part, colour in zip(parts or [""], COLOURS[kind], strict=False):
             words = f"{name}, {part}" if part else name
+            wide = 34 + 6.2 * len(words)
+            if left + wide > right:
+                left, top = MARGIN, top + LEGEND
             shapes += [
                 rectangle(left, top, 12, 12, colour),
                 text(left + 17, top + 10, words, size=SMALL),
             ]
-            left += 34 + 6.2 * len(words)
-    return shapes
+            left += wide
+    return shapes, top + LEGEND
 
 
 def figure(
@@ -167,8 +183,8 @@ def figure(
     """
     columns = min(columns, len(panels))
     width = 2 * MARGIN + columns * COLUMN + (columns - 1) * GAP
-    shapes = legend(parts, MARGIN, MARGIN)
-    top: float = MARGIN + LEGEND + 8
+    shapes, top = legend(parts, MARGIN, width - MARGIN)
+    top += 8
     for first in range(0, len(panels), columns):
         row = panels[first : first + columns]
         for number, panel in enumerate(row):

@@ -65,6 +65,15 @@ def test_bars_are_to_scale_and_show_the_range() -> None:
     assert float(ends[1]) - float(ends[0]) == pytest.approx(widths[0], abs=0.2)
 
 
+def test_what_is_far_beyond_the_others_is_cut_short() -> None:
+    bars = [svg.Bar(name, [length], length, length, "other") for name, length in
+            (("a", 1.0), ("b", 1.0), ("c", 1.2), ("d", 50.0))]  # fmt: skip
+    assert svg.full_length(bars) == pytest.approx(3.6)
+    assert svg.full_length(bars[:3]) == pytest.approx(1.2)
+    assert "50.0" in texts(svg.figure("x", [svg.Panel("t", "u", bars, ".1f")], "c"))
+    assert svg.full_length([]) == 1
+
+
 def test_nothing_overlaps_the_edge() -> None:
     bars = [svg.Bar(f"peer {n}", [n + 1.0], n, n + 2.0, "other") for n in range(30)]
     panels = [svg.Panel("t", "u", bars, ".2f")] * 3
