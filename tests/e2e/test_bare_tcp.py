@@ -120,8 +120,8 @@ def test_links_that_resume_and_their_probes(
     assert all(first_packet.exemption(pieces[0]) for pieces in flights)
     assert len({len(pieces[0]) for pieces in flights}) >= 4
     first = b"".join(flights[0])
-    assert len(flights[0]) == 2 and 1300 < len(first) < 1900, "an ML-KEM key, in two packets"
-    assert all(len(b"".join(pieces)) < 1000 for pieces in flights[1:]), "the ratchet, in one"
+    assert 1300 < len(first) < 1900, "an ML-KEM key; a slow relay may see both packets as one"
+    assert all(len(b"".join(pieces)) < 1000 for pieces in flights[1:]), "the ratchet"
 
     rng = random.Random(6)
     end = next(place for place, byte in enumerate(first) if byte >= 0x80) + 1
