@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -17,13 +16,12 @@ from twisted.internet.threads import deferToThreadPool
 from phantom.address import Destination
 from phantom.app.audit_pair import Pair, fresh_pair
 from phantom.app.demo import NAME
-from phantom.audit import browse, prober, report
+from phantom.audit import browse, knock, prober, report
+from phantom.audit.capture import Watch, sees_segments, watch
 from phantom.audit.detectors import post_handshake, probing
 from phantom.audit.flows import Flow
 from phantom.audit.nginx import Nginx, find_nginx
-from phantom.audit.relay import RecordingRelay
 from phantom.audit.site import Site
-from phantom.audit.sniffer import Sniffer
 from phantom.audit.verdict import Verdict
 from phantom.config.schema import ClientConfig, ServerConfig
 from phantom.runtime import Runtime
@@ -41,16 +39,11 @@ _SITE_DELAY = 0.03
 _POLICY_PAGES = 3
 #: Whole handshakes inside TLS; each shows one more hello.
 _TLS_LINKS = 24
-#: How often the probes that are timed are sent, one by one.
-_TIMED = 5
-#: Seconds a prober stays silent after a handshake.
-_AFTER_FINISHED = 0.4
-#: Pairs of handshakes that are compared.
-_HANDSHAKES = 3
 
 _PASSIVE = frozenset(report.DETECTORS) - {"post-handshake", "probes", "replays"}
 _VISITS = _PASSIVE - {"uniformity", "connections", "keepalive", "client-hello"}
-_OPENINGS = {"first-packet", "entropy", "first-length", "uniformity", "client-hello", "replays"}
+_MANY_LINKS = {"first-packet", "entropy", "first-length", "uniformity", "client-hello"}
+_OPENINGS = _MANY_LINKS | {"probes", "replays"}
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -72,35 +65,6 @@ class AuditSettings:
     patience: float = 1.0
     browser: str | None = None
     decoy_port: int | None = None
-
-
-class Watch(Protocol):
-    """A capture: `Sniffer` or `RecordingRelay`."""
-
-    port: int
-
-    def take(self) -> list[Flow]:
-        """Return the connections since the last call."""
-        ...
-
-    def stop(self) -> None:
-        """End the capture."""
-        ...
-
-
-def watch(port: int, *, packets: bool = True) -> Watch:
-    """Capture a port of 127.0.0.1: its packets where root may, by a relay otherwise.
-
-    Args:
-        port: The server's.
-        packets: Whether to try for packets.
-    """
-    if packets:
-        try:
-            return Sniffer(port)
-        except OSError:
-            pass  # no root, or no Linux
-    return RecordingRelay(port)
 
 
 class LiveAudit:
@@ -237,11 +201,13 @@ class LiveAudit:
         seen = watch(pair.port)
         self.capture = (
             "packets on the loopback interface"
-            if isinstance(seen, Sniffer)
+            if sees_segments(seen)
             else "a recording relay (segments are its reads; run as root to capture packets)"
         )
         try:
-            openings = await self._open_links(pair, seen) if wanted & _OPENINGS else []
+            links = _TLS_LINKS if self._tls else self._settings.links
+            links = links if wanted & _MANY_LINKS else bool(wanted & _OPENINGS)
+            openings = await self._open_links(pair, seen, links)
             visits = await self._load_pages(pair, seen, site) if wanted & _VISITS else []
             one = await self._load_by_one(pair, seen, site) if "connections" in wanted else []
         finally:
@@ -260,8 +226,7 @@ class LiveAudit:
         verdicts.update(await self._knock(pair, wanted, recorded, name, decoy))
         return verdicts
 
-    async def _open_links(self, pair: Pair, seen: Watch) -> list[Flow]:
-        count = _TLS_LINKS if self._tls else self._settings.links
+    async def _open_links(self, pair: Pair, seen: Watch, count: int) -> list[Flow]:
         for done in range(count):
             if not done % 20:
                 self._say("opening links", done, count)
@@ -307,99 +272,53 @@ class LiveAudit:
         self, pair: Pair, wanted: set[str], recorded: bytes, name: str, decoy: int | None
     ) -> dict[str, Verdict]:
         verdicts: dict[str, Verdict] = {}
+        seed = self._chance.getrandbits(64)
+        patience = self._settings.patience
         if "post-handshake" in wanted:
-            verdicts["post-handshake"] = await self._compare_handshakes(pair, name, decoy)
+            self._say("comparing handshakes", 0, 1)
+            verdicts["post-handshake"] = (
+                post_handshake.RULE.skip(_NO_DECOY if self._tls else "bare TCP")
+                if decoy is None
+                else await self._in_thread(knock.compare_handshakes, pair.port, decoy, name)
+            )
         if "probes" in wanted:
             self._say("probing", 0, 1)
-            verdicts["probes"] = await self._probe(pair, recorded, name, decoy)
+            if not self._tls:
+                probed = await self._in_thread(knock.probe_silent, pair.port, name, seed, patience)
+            elif decoy is None:
+                probed = probing.PROBES_RULE.skip(_NO_DECOY)
+            else:
+                probed = await self._in_thread(
+                    knock.probe_web, pair.port, decoy, name, seed, patience, recorded
+                )
+            verdicts["probes"] = probed
         if "replays" in wanted:
             self._say("replaying", 0, 1)
-            verdicts["replays"] = await self._replay(pair, recorded)
+            verdicts["replays"] = await self._replay(pair, recorded, seed)
         return verdicts
 
-    async def _compare_handshakes(self, pair: Pair, name: str, decoy: int | None) -> Verdict:
-        if not self._tls:
-            return post_handshake.RULE.skip("bare TCP")
-        if decoy is None:
-            return post_handshake.RULE.skip(_NO_DECOY)
-
-        def record(port: int) -> tuple[list[Flow], bool]:
-            seen = watch(port)
-            try:
-                for turn in range(_HANDSHAKES):
-                    alpn = ("http/1.1",) if turn % 2 else ("h2", "http/1.1")
-                    prober.handshake(seen.port, name, alpn, _AFTER_FINISHED)
-                return seen.take(), isinstance(seen, Sniffer)
-            finally:
-                seen.stop()
-
-        self._say("comparing handshakes", 0, 1)
-        ours, exactly = await self._in_thread(record, pair.port)
-        theirs, _ = await self._in_thread(record, decoy)
-        return post_handshake.detect(ours, theirs, segments=exactly)
-
-    async def _probe(self, pair: Pair, recorded: bytes, name: str, decoy: int | None) -> Verdict:
-        seed = self._chance.getrandbits(64)
-        hello = recorded if self._tls else b""
-        probes = prober.raw_probes(name, random.Random(seed), hello)
-        patience = self._settings.patience
-        if not self._tls:
-            ours = await self._in_thread(_run, pair.port, probes, patience)
-            return probing.detect_silence(ours)
-        if decoy is None:
-            return probing.PROBES_RULE.skip(_NO_DECOY)
-        inside = prober.tls_probes(name, random.Random(seed))
-        probes += inside
-        ours, theirs = await self._in_thread(_run_both, pair.port, decoy, probes, patience)
-        # Those that are answered, one by one.
-        timed = [
-            probe
-            for probe in probes
-            if all(answer.size for answer in ours[probe.name] + theirs[probe.name])
-        ]
-        mine = await self._in_thread(_run_timed, pair.port, timed, patience)
-        its = await self._in_thread(_run_timed, decoy, timed, patience)
-        return probing.detect(ours, theirs, (mine, its))
-
-    async def _replay(self, pair: Pair, recorded: bytes) -> Verdict:
+    async def _replay(self, pair: Pair, recorded: bytes, seed: int) -> Verdict:
         if not recorded:
             return probing.REPLAY_RULE.skip("no first flight was recorded")
-        patience = self._settings.patience
-        seed = self._chance.getrandbits(64)
-        probes = prober.replays(recorded, random.Random(seed))
-        ours: probing.Reactions = await self._in_thread(_run, pair.port, probes, patience)
+
+        async def replay(flight: bytes, identical: bool = False) -> probing.Reactions:
+            return await self._in_thread(
+                lambda: knock.replay(
+                    pair.port, flight, seed, self._settings.patience, identical=identical
+                )
+            )
+
+        ours = dict(await replay(recorded))
         await pair.restart()
-        again = [probes[0]._replace(name="R1 after a restart")]
-        ours = {**ours, **await self._in_thread(_run, pair.port, again, patience)}
+        [(first, again)] = (await replay(recorded, identical=True)).items()
+        restarted = f"{first}, after a restart"
+        ours[restarted] = again
         if not self._tls:
             return probing.detect_replays(ours, {name: [probing.SILENCE] for name in ours})
         # The same, said by somebody whose hello is new.
-        stranger = prober.fresh_hello(recorded, self._chance)
-        probes = prober.replays(stranger, random.Random(seed))
-        expected: probing.Reactions = await self._in_thread(_run, pair.port, probes, patience)
-        expected = {**expected, again[0].name: expected[probes[0].name]}
+        expected = dict(await replay(prober.fresh_hello(recorded, self._chance)))
+        expected[restarted] = expected[first]
         return probing.detect_replays(ours, expected)
 
 
 _NO_DECOY = "no nginx to compare with (name a web server with --decoy-port)"
-
-
-def _run(
-    port: int, probes: list[prober.Probe], patience: float
-) -> dict[str, list[probing.Reaction]]:
-    return prober.run(port, probes, patience=patience, repeat=2)
-
-
-def _run_timed(
-    port: int, probes: list[prober.Probe], patience: float
-) -> dict[str, list[probing.Reaction]]:
-    return prober.run(port, probes, patience=patience, repeat=_TIMED, at_once=1, whole=False)
-
-
-def _run_both(
-    port: int, decoy: int, probes: list[prober.Probe], patience: float
-) -> tuple[dict[str, list[probing.Reaction]], dict[str, list[probing.Reaction]]]:
-    """Send the same to both at the same time: most of it is waiting for silence to last."""
-    with ThreadPoolExecutor(2) as pool:
-        ours, theirs = (pool.submit(_run, end, probes, patience) for end in (port, decoy))
-        return ours.result(), theirs.result()

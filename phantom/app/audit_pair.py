@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 
 from phantom.address import Destination
 from phantom.app.client import ClientService
@@ -19,6 +19,7 @@ from phantom.config.schema import ClientConfig, ServerConfig
 from phantom.config.values import ListenAddress
 from phantom.core.egress import EgressRule
 from phantom.core.endpoint_list import Carrier, ServerEndpoint
+from phantom.errors import HandshakeError
 from phantom.runtime import Runtime
 from phantom.tunnel.attempt import Attempt
 from phantom.tunnel.frame import FrameProtocol
@@ -157,7 +158,7 @@ class Pair:
             port: Where it connects on 127.0.0.1.
 
         Raises:
-            TimeoutError: There was no link in time.
+            HandshakeError: There was no link in time.
         """
         client = ClientService(self._runtime, self._client_for(port))
         client.startService()
@@ -165,6 +166,10 @@ class Pair:
         ready.addTimeout(_PATIENCE, self._runtime.clock)
         try:
             await ready
+        except TimeoutError:
+            failure = client.dialer.last_failure
+            await client.stopService()
+            raise _unreachable(failure.value if failure else None) from None
         except BaseException:
             await client.stopService()
             raise
@@ -177,7 +182,7 @@ class Pair:
             port: Where to connect on 127.0.0.1.
 
         Raises:
-            PhantomError: There was no link.
+            HandshakeError: There was no link.
         """
         config = self._client_for(port)
         carrier = Carrier.TCP if config.tls_sni is None else Carrier.TLS
@@ -188,5 +193,16 @@ class Pair:
         up: Deferred[FrameProtocol] = Deferred()
         attempt = Attempt(self._runtime, where, settings, config.keepalive, up.callback, up.errback)
         attempt.begin()
-        link = await up
+        try:
+            link = await up
+        except CancelledError:  # the audit's end; an attempt that times out says otherwise
+            attempt.cancel()
+            raise
+        except Exception as error:
+            raise _unreachable(error) from None
         link.abort()
+
+
+def _unreachable(error: BaseException | None) -> HandshakeError:
+    why = str(error) or type(error).__name__ if error is not None else "nothing came of it in time"
+    return HandshakeError(f"this client and this server do not get together: {why}")

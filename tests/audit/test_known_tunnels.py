@@ -23,8 +23,8 @@ import pytest
 from support.certificates import make_certificate
 from support.programs import Program, need
 
-from phantom.app.audit import watch
 from phantom.audit import browse, prober, report
+from phantom.audit.capture import watch
 from phantom.audit.detectors import post_handshake, probing
 from phantom.audit.flows import Flow
 from phantom.audit.nginx import Nginx, find_nginx

@@ -77,6 +77,14 @@ def test_a_client_without_a_prefix_is_found(tmp_path: Path) -> None:
     assert verdicts["first-packet"]["status"] == "failed"
 
 
+def test_a_pair_that_does_not_match_is_told(tmp_path: Path) -> None:
+    options = config(tmp_path, tls_sni='"site.example"', handshake_timeout="1")
+    done = subprocess.run([*PROGRAM, *options], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("phantom: this client and this server do not get together: ")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_a_pair_of_files_with_tls_and_a_folder_is_compared_with_nginx(tmp_path: Path) -> None:
     need("nginx")
