@@ -14,6 +14,7 @@ from phantom.app.descriptors import raise_descriptor_limit
 from phantom.app.listening import ListeningService, address_text, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
 from phantom.app.stopping import hurry_at_second_signal, sockets_closed
+from phantom.carriers.tls_client import profile_warning
 from phantom.config.load import load_client
 from phantom.config.schema import ClientConfig
 from phantom.config.values import ListenAddress
@@ -189,6 +190,10 @@ class ClientService(MultiService):
             socks5=address_text(self.socks5_address),
             http=address_text(self.http_address),
         )
+        if self._config.tls_sni is not None:
+            warning = profile_warning(self._config.tls_profile, self._runtime.wall_time())
+            if warning is not None:
+                log.warn("{warning}", warning=warning)
 
     async def _stop(self) -> None:
         # Accept no more first, so that nothing new arrives while the streams drain.

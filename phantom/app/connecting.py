@@ -125,6 +125,7 @@ def tls_settings(config: ClientConfig, endpoint: ServerEndpoint) -> TLSClientSet
         profile=config.tls_profile,
         ca_file=str(config.tls_ca) if config.tls_ca is not None else None,
         pin=pin,
+        ech=config.tls_ech,
     )
 
 

@@ -18,7 +18,8 @@ from phantom.carriers.tls import TLSLayer
 from phantom.carriers.tls_engine import TLSEngine
 from phantom.carriers.tls_openssl import OpenSSLClientEngines
 from phantom.carriers.verify import PeerVerifier
-from phantom.errors import HandshakeError, RemoteProtocolError
+from phantom.core.browser_profiles import age_warning
+from phantom.errors import ConfigurationError, HandshakeError, RemoteProtocolError
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
 
@@ -38,10 +39,11 @@ class TLSClientSettings:
     Attributes:
         sni: The name sent and expected in the certificate; an IP address is expected but
             never sent (RFC 6066, section 3).
-        profile: Whose hello to send, see `phantom.carriers.tls_utls.browser_fingerprint`.
+        profile: Whose hello to send, see `phantom.core.browser_profiles.parse_profile`.
         ca_file: A PEM file with trust anchors besides the system's.
         pin: SHA-256 of the server's SubjectPublicKeyInfo; replaces every other check.
         alpn: The protocols to offer, best first.
+        ech: An ECHConfigList: the true name goes encrypted, and the one in the list in clear.
     """
 
     sni: str
@@ -49,6 +51,7 @@ class TLSClientSettings:
     ca_file: str | None = None
     pin: bytes | None = None
     alpn: tuple[str, ...] = ("h2", "http/1.1")
+    ech: bytes | None = None
 
 
 def _is_address(name: str) -> bool:
@@ -65,7 +68,13 @@ def _client_engines(
     global _told_of_fallback
     server_name = None if _is_address(settings.sni) else settings.sni
     if tls_utls.AVAILABLE:
-        return tls_utls.UTLSClientEngines(server_name, settings.alpn, settings.profile)
+        return tls_utls.UTLSClientEngines(
+            server_name, settings.alpn, settings.profile, settings.ech
+        )
+    if settings.ech is not None:
+        raise ConfigurationError(
+            "needs the package utls", key="client.tls_ech", fix="pip install 'phantom[utls]'"
+        )
     if not _told_of_fallback:
         _told_of_fallback = True
         log.warn(
@@ -73,6 +82,19 @@ def _client_engines(
             "pip install 'phantom[utls]' mends that"
         )
     return OpenSSLClientEngines(server_name, settings.alpn)
+
+
+def profile_warning(profile: str, now: float) -> str | None:
+    """Return what to tell about the age of a profile; None when there is nothing.
+
+    Args:
+        profile: See `TLSClientSettings`.
+        now: Seconds since the Unix epoch.
+
+    Raises:
+        ConfigurationError: There is no such profile.
+    """
+    return age_warning(tls_utls.preset_of(profile), now) if tls_utls.AVAILABLE else None
 
 
 class _ClientFactory(Factory):

@@ -3,17 +3,24 @@
 The hello is Chrome's, field for field as captured from Chromium 156.  The package's profile
 shuffles the trust anchor identifiers, which Chromium sends sorted by their bytes; that is
 corrected here.
+
+Later connections of Chromium's resume the TLS session of earlier ones.  Ours do not: the
+package hands out BoringSSL's ``SSL_get_session``, which in TLS 1.3 holds no ticket, and not
+the callback that does (tried with 2026.10.3, with and without a fingerprint: the second
+hello has no pre_shared_key extension).
 """
 
 from __future__ import annotations
 
 import hashlib
+import random
 import ssl
 from importlib import import_module
 from typing import Any
 
 from phantom.carriers.tls_engine import HTTP1_ALPN, TLSEngine
 from phantom.carriers.tls_openssl import kept_on_failure, server_context
+from phantom.core.browser_profiles import RANDOM, preset_for
 from phantom.errors import ConfigurationError, RemoteProtocolError
 
 
@@ -46,24 +53,37 @@ def _sorted_anchors(blob: bytes) -> bytes:
     return b"".join(identifiers)
 
 
+#: What ``random`` was, once drawn: a browser keeps its version from one connection to the
+#: next, so one process is one browser.
+_drawn: str | None = None
+
+
+def preset_of(profile: str) -> str:
+    """Return the library's name, ``chrome:NUMBER``, of what a profile stands for.
+
+    Raises:
+        ConfigurationError: There is no such profile.
+    """
+    global _drawn
+    if profile == RANDOM and _drawn is not None:
+        return _drawn
+    preset = preset_for(profile, utls.presets(), random.SystemRandom().choice)
+    if profile == RANDOM:
+        _drawn = preset
+    return preset
+
+
 def browser_fingerprint(profile: str, alpn: tuple[str, ...]) -> Any:
     """Return the `utls.Fingerprint` of `profile` opening a connection for `alpn`.
 
     Args:
-        profile: ``"chrome"`` for the newest stable one, or a preset's full name
-            (``"chrome:152"``).
+        profile: See `phantom.core.browser_profiles.parse_profile`.
         alpn: What to offer; without "h2" the hello is that of a WebSocket connection.
 
     Raises:
         ConfigurationError: There is no such profile.
     """
-    name = profile if ":" in profile else f"{profile}:stable"
-    if name not in utls.presets():
-        known = ", ".join(sorted({"chrome", *utls.presets()}))
-        raise ConfigurationError(
-            f"there is no profile {profile!r}", key="tls_profile", fix=f"one of {known}"
-        )
-    fields = utls.get_preset(name).to_dict()
+    fields = utls.get_preset(preset_of(profile)).to_dict()
     if fields.get("trust_anchors"):
         fields["trust_anchors"] = _sorted_anchors(fields["trust_anchors"])
         fields["permute_trust_anchors"] = False
@@ -173,19 +193,36 @@ class UTLSClientEngines:
         server_name: The name to ask for, or None.
         alpn: The protocols to offer, best first.
         profile: See `browser_fingerprint`.
+        ech: An ECHConfigList by which to encrypt the inner hello with the true name.
 
     Raises:
-        ConfigurationError: There is no such profile.
+        ConfigurationError: There is no such profile, or the list cannot be used.
     """
 
-    def __init__(self, server_name: str | None, alpn: tuple[str, ...], profile: str) -> None:
+    def __init__(
+        self,
+        server_name: str | None,
+        alpn: tuple[str, ...],
+        profile: str,
+        ech: bytes | None = None,
+    ) -> None:
         context = utls.SSLContext(utls.PROTOCOL_TLS_CLIENT)
         # `phantom.carriers.verify` judges the certificate, for both engines alike.
         context.check_hostname = False
         context.verify_mode = utls.CERT_NONE
         context.set_fingerprint(browser_fingerprint(profile, alpn))
-        self._context = context
+        self._context = context if ech is None else context.set_ech_configs(ech)
         self._server_name = server_name
+        if ech is not None:
+            self._check_ech()
+
+    def _check_ech(self) -> None:
+        try:
+            self.engine().start()
+        except (RemoteProtocolError, ssl.SSLError, ValueError):
+            raise ConfigurationError(
+                "cannot be used: BoringSSL knows none of its ciphers", key="client.tls_ech"
+            ) from None
 
     def engine(self) -> UTLSEngine:
         """Return the client's side of a new connection."""

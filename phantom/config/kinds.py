@@ -6,6 +6,7 @@ reference and ``phantom check`` all work from it.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -30,6 +31,8 @@ from phantom.config.values import (
     TLSPin,
     UnixSocket,
 )
+from phantom.core.browser_profiles import parse_profile
+from phantom.core.ech import parse_ech
 from phantom.core.egress import EgressRule
 from phantom.errors import ConfigurationError
 
@@ -340,6 +343,18 @@ def _parse_origin(value: object, folder: Path) -> Destination:
 
 HTTP_ORIGIN: Kind[Destination] = Kind('`"http://host:port"`', _parse_origin, _show_decoy)
 
+
+PROFILE: Kind[str] = Kind(
+    '`"chrome"`, `"chrome:NUMBER"` or `"random"`',
+    lambda value, _folder: parse_profile(_expect_text(value)),
+    quote,
+)
+
+ECH: Kind[bytes] = Kind(
+    "base64, as `ech` in a DNS HTTPS record",
+    lambda value, _folder: parse_ech(_expect_text(value)),
+    lambda value: quote(base64.b64encode(value).decode("ascii")),
+)
 
 SERVER: Kind[Destination] = from_text('`"host:port"`', values.parse_destination)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from phantom.carriers import tls_utls
 from phantom.config.announced import AnnouncedEndpoint, announced_list
 from phantom.config.keys import PublicKey, chmod_advice, read_regular_file
 from phantom.config.schema import LEAST_STREAM_MEMORY, MiB
@@ -69,7 +69,7 @@ def check_server(values: Mapping[str, Any], report: Report) -> None:
             "is of no use without a web server as decoy: the two must be the same",
             'set decoy = "http://..." to where that server speaks HTTP/1.1, or remove it',
         )
-    if values.get("tls_engine") == "boringssl" and find_spec("utls") is None:
+    if values.get("tls_engine") == "boringssl" and not tls_utls.AVAILABLE:
         report("tls_engine", "BoringSSL is not installed", "pip install 'phantom[utls]'")
     if isinstance(decoy, Path) and not os.path.isdir(decoy):
         report("decoy", _NO_FOLDER if os.path.exists(decoy) else "no such folder", None)
@@ -93,7 +93,7 @@ def check_client(values: Mapping[str, Any], report: Report) -> None:
         )
     _check_state_folder(values, report)
     if "tls_sni" in values and values["tls_sni"] is None:
-        for name in ("tls_ca", "tls_pin"):
+        for name in ("tls_ca", "tls_pin", "tls_ech"):
             if values.get(name) is not None:
                 report(name, "has no effect without tls_sni", "set tls_sni, or remove it")
     elif values.get("tls_ca") is not None and values.get("tls_pin") is not None:
@@ -104,6 +104,13 @@ def check_client(values: Mapping[str, Any], report: Report) -> None:
         )
     if values.get("tls_ca") is not None:
         _load_certificates(values["tls_ca"], "tls_ca", report)
+    if tls_utls.AVAILABLE and "tls_profile" in values:
+        try:
+            tls_utls.preset_of(values["tls_profile"])
+        except ConfigurationError as error:
+            report("tls_profile", error.problem, error.fix)
+    if values.get("tls_ech") is not None and not tls_utls.AVAILABLE:
+        report("tls_ech", "needs the package utls", "pip install 'phantom[utls]'")
     _check_listeners(values, report)
 
 

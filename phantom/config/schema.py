@@ -462,8 +462,20 @@ class ClientConfig:
     tls_profile: str = attrs.field(
         default="chrome",
         metadata=about(
-            kinds.choice("chrome", problem='the only profile so far is "chrome"'),
-            "The browser whose TLS hello is sent.",
+            kinds.PROFILE,
+            "The browser whose TLS hello is sent: the newest Chrome that the package `utls` knows, "
+            "a version of it, or one of these at random each time the client starts. Other "
+            "browsers cannot be had.",
+        ),
+    )
+    tls_ech: bytes | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.ECH,
+            "Encrypted ClientHello: the configuration of the front that the server is behind. "
+            "`tls_sni` then goes encrypted, and the name in the configuration in the clear. "
+            "phantom's own server cannot decrypt it.",
+            example='"AEX+DQBBzQAgACA..."',
         ),
     )
     tls_ca: Path | None = attrs.field(

@@ -9,7 +9,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
@@ -271,6 +273,55 @@ def test_hello_is_that_of_a_browsers_websocket() -> None:
         found.append(anchors[1 : 1 + anchors[0]])
         anchors = anchors[1 + anchors[0] :]
     assert found == sorted(found) and len(found) > 20
+
+
+@pytest.mark.skipif(not tls_utls.AVAILABLE, reason="the package utls is not installed")
+def test_hello_is_that_of_a_page_load() -> None:
+    """JA4 of Chromium 156 is t13d1517h2_8daaf6152771_cb7bf5808d99 (CENSOR, section 5)."""
+    settings = TLSClientSettings(sni="server.test")
+    fingerprint = tls_utls.browser_fingerprint("chrome", settings.alpn)
+    assert fingerprint.ja4_hash == "t13d1517h2_8daaf6152771_cb7bf5808d99"
+    engine = tls_client._client_engines(settings).engine()
+    engine.start()
+    extensions = _extensions(engine.outgoing())
+    assert extensions[16] == b"\x00\x0c\x02h2\x08http/1.1" and 17613 in extensions
+
+
+@pytest.mark.skipif(not tls_utls.AVAILABLE, reason="the package utls is not installed")
+def test_random_is_one_browser_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = set()
+    for _ in range(60):
+        monkeypatch.setattr(tls_utls, "_drawn", None)
+        drawn.add(tls_utls.preset_of("random"))
+        assert tls_utls.preset_of("random") == tls_utls.preset_of("random")
+    assert len(drawn) > 3 and tls_utls.preset_of("chrome") in drawn
+    stable = tls_utls.utls.get_preset("chrome:stable").to_dict()
+    assert tls_utls.utls.get_preset(tls_utls.preset_of("chrome")).to_dict() == stable
+
+
+@pytest.mark.skipif(not tls_utls.AVAILABLE, reason="the package utls is not installed")
+def test_encrypted_hello() -> None:
+    """The name in the list goes in the clear, the true one does not."""
+    public = X25519PrivateKey.generate().public_key().public_bytes_raw()
+    name = b"front.example"
+    # id, KEM X25519 (0x20), key, HKDF-SHA256 with AES-128-GCM, length, name, no extensions.
+    body = b"\x07\x00\x20\x00\x20" + public + b"\x00\x04\x00\x01\x00\x01" + b"\x00"
+    body += bytes((len(name),)) + name + b"\x00\x00"
+    one = b"\xfe\x0d" + len(body).to_bytes(2, "big") + body
+    ech = len(one).to_bytes(2, "big") + one
+    settings = TLSClientSettings(sni="secret.example", ech=ech)
+    engine = tls_client._client_engines(settings).engine()
+    engine.start()
+    hello = engine.outgoing()
+    assert _extensions(hello)[0][5:] == name and b"secret" not in hello
+    with pytest.raises(ConfigurationError, match="tls_ech"):
+        tls_client._client_engines(attrs.evolve(settings, ech=ech[:-3]))
+
+
+def test_an_encrypted_hello_needs_the_browsers_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls_utls, "AVAILABLE", False)
+    with pytest.raises(ConfigurationError, match="needs the package"):
+        tls_client._client_engines(TLSClientSettings(sni="a", ech=b"x"))
 
 
 def _extensions(record: bytes) -> dict[int, bytes]:

@@ -505,7 +505,16 @@ def test_mistakes_in_a_whole_server_file(text: str, messages: str, folder: Path)
 
 # Each is appended to the minimal client of four lines.
 CLIENT_MISTAKES = [
-    ('tls_profile = "firefox"', ':5: client.tls_profile: the only profile so far is "chrome"'),
+    (
+        'tls_profile = "firefox"',
+        ':5: client.tls_profile: there is no honest "firefox": Firefox speaks TLS by NSS, whose '
+        'hello the library behind this cannot make (use "chrome")',
+    ),
+    (
+        'tls_profile = "lynx"',
+        ':5: client.tls_profile: must be "chrome", "chrome:NUMBER" or "random"',
+    ),
+    ('tls_ech = "AAAA"', ":5: client.tls_ech: is no ECHConfigList"),
     ('cipher = "rot13"', ':5: client.cipher: must be "auto", "aesgcm" or "chachapoly"'),
     ('early_reply = "yes"', ':5: client.early_reply: must be "known", "always" or "never"'),
     ("open_proxy = 1", ":5: client.open_proxy: expected true or false, not a number"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from phantom.config.schema import ClientFile, ServerConfig, ServerFile
+    from phantom.config.schema import ClientConfig, ClientFile, ServerConfig, ServerFile
 
 
 @click.command()
@@ -55,7 +55,7 @@ def _warnings(loaded: ServerFile | ClientFile) -> list[str]:
     from phantom.config.schema import ServerFile
 
     if not isinstance(loaded, ServerFile):
-        return []
+        return _profile_warnings(loaded.client)
     warnings = []
     if not loaded.server.allowed_clients:
         warnings.append(
@@ -63,6 +63,15 @@ def _warnings(loaded: ServerFile | ClientFile) -> list[str]:
         )
     warnings.extend(_certificate_warnings(loaded.server))
     return warnings
+
+
+def _profile_warnings(client: ClientConfig) -> list[str]:
+    from phantom.carriers.tls_client import profile_warning
+
+    if client.tls_sni is None:
+        return []
+    warning = profile_warning(client.tls_profile, time.time())
+    return [] if warning is None else [warning]
 
 
 def _certificate_warnings(server: ServerConfig) -> list[str]:
