@@ -1,0 +1,126 @@
+"""A link with a gauge: small records where it is slow, and what comes next is not kept waiting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.tunnel import Joined, LengthPrefixed
+
+from phantom.core.window import DEFAULT_WINDOW
+from phantom.layer import bottom
+from phantom.tunnel.mux import MuxLimits
+
+LIMIT = 4096
+
+
+class Gauge:
+    def __init__(self, record_limit: int, round_trip: float | None = None) -> None:
+        self.record_limit = record_limit
+        self.round_trip = round_trip
+        self.fulls = 0
+        self.stopped = False
+
+    def full(self) -> None:
+        self.fulls += 1
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def least_round_trip(self) -> float | None:
+        return self.round_trip
+
+
+def gauged(joined: Joined, gauge: Gauge, *, server: bool = False) -> None:
+    """Let the session go on by a link with a gauge, as a carrier leaves one on its transport."""
+    connect = LengthPrefixed.makeConnection
+
+    def make_connection(layer: LengthPrefixed, transport: Any) -> None:
+        if layer is (joined.server_end if server else joined.client_end):
+            bottom(transport).link_gauge = gauge
+        connect(layer, transport)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LengthPrefixed, "makeConnection", make_connection)
+        joined.relink()
+        joined.run(0.1)
+
+
+def sizes_written(joined: Joined, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    sizes: list[int] = []
+    write = LengthPrefixed.write
+
+    def watched(layer: LengthPrefixed, data: Any) -> None:
+        if layer is joined.client_end:
+            sizes.append(len(data))
+        write(layer, data)
+
+    monkeypatch.setattr(LengthPrefixed, "write", watched)
+    return sizes
+
+
+def test_records_follow_the_gauge(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = Joined(delay=0.01)
+    gauge = Gauge(LIMIT)
+    gauged(joined, gauge)
+    stream, _ = joined.open()
+    joined.run(0.1)
+    sizes = sizes_written(joined, monkeypatch)
+    stream.write(b"x" * 200_000)  # more than makes a link trusted
+    joined.run()
+    stream.write(b"y" * 200_000)
+    joined.run()
+    assert max(sizes) == LIMIT
+    gauge.record_limit = 16_384
+    stream.write(b"z" * 200_000)
+    joined.run()
+    assert max(sizes) == 16_384
+    assert len(joined.server_protocols[1].data) == 600_000
+    assert gauge.fulls
+
+
+def test_a_keystroke_waits_for_no_more_than_the_link_holds() -> None:
+    """What one keystroke finds before it: the link's buffer and a record, nothing in the log."""
+    joined = Joined(delay=0.01, capacity=LIMIT)
+    gauged(joined, Gauge(LIMIT))
+    bulk, _ = joined.open()
+    typed, _ = joined.open()
+    joined.run(0.1)
+    bulk.write(b"x" * 1_000_000)
+    joined.run(0.005)
+    assert joined.client_link.congested
+    assert not joined.session._log.has_unsent
+    typed.write(b"k")
+    server = joined.server_protocols
+    while not server[3].data:
+        joined.run(0.001)
+    assert len(server[1].data) < 200_000
+    joined.run(30)
+    assert len(server[1].data) == 1_000_000
+
+
+def test_a_gauge_is_told_of_the_end() -> None:
+    joined = Joined()
+    gauge = Gauge(LIMIT)
+    gauged(joined, gauge)
+    assert not gauge.stopped
+    joined.client_link.abort()
+    joined.run(0.1)
+    assert gauge.stopped
+
+
+@pytest.mark.parametrize(("round_trip", "grown"), [(0.5, True), (None, False)])
+def test_windows_follow_the_gauges_round_trip(
+    round_trip: float | None, grown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = MuxLimits(session_memory=512 * 1024 * 1024)
+    joined = Joined(limits=limits, delay=0.001)
+    gauged(joined, Gauge(65_519, round_trip), server=True)
+    stream, _ = joined.open()
+    joined.run(0.1)
+    monkeypatch.setattr(joined.server_protocols[1], "dataReceived", lambda data: None)
+    for _ in range(12):
+        stream.write(b"x" * 2_000_000)
+        joined.run(0.1)
+    [accepted] = joined.server_mux.streams.values()
+    assert (accepted.window.target > DEFAULT_WINDOW) == grown
