@@ -27,13 +27,9 @@ from phantom.crypto.noise_ik import Initiator
 from phantom.inbound.tunnel import Gate
 from phantom.runtime import Runtime
 from phantom.telemetry import Meters
-from phantom.tunnel.noise import (
-    BETWEEN_PACKETS,
-    InitiatorSettings,
-    NoiseInitiator,
-    NoiseResponder,
-)
+from phantom.tunnel.initiator import BETWEEN_PACKETS, InitiatorSettings, NoiseInitiator
 from phantom.tunnel.post_quantum import ClientSecrets, ServerSecrets
+from phantom.tunnel.responder import NoiseResponder
 
 
 def keys() -> tuple[bytes, bytes]:

@@ -15,7 +15,16 @@ from phantom.core.stream import TRANSITIONS, Event
 from phantom.crypto import kdf
 from phantom.crypto.records import RecordSealer
 from phantom.errors import EXPLANATIONS, Outcome
-from phantom.tunnel import acknowledge, frame, mux, noise, post_quantum, registry, server_clock
+from phantom.tunnel import (
+    acknowledge,
+    frame,
+    initiator,
+    mux,
+    post_quantum,
+    registry,
+    responder,
+    server_clock,
+)
 from phantom.tunnel import session as tunnel_session
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -268,8 +277,8 @@ def test_the_date_of_a_web_site() -> None:
 
 def test_lengths_of_messages() -> None:
     text = flat(HANDSHAKE, "Payload")
-    for low, high in (noise.BARE_PADDING, noise.BARE_KEY_PADDING, noise.REPLY_PADDING):
+    for low, high in (initiator.BARE_PADDING, initiator.BARE_KEY_PADDING, responder.REPLY_PADDING):
         assert f"{low} to {high}" in text
-    assert "payload of {} to {}".format(*noise.TLS_PAYLOAD) in text
-    assert "the first of {} to {} bytes".format(*noise.FIRST_PACKET) in text
-    assert f"at most {noise.SECOND_PACKET} where" in text
+    assert "payload of {} to {}".format(*initiator.TLS_PAYLOAD) in text
+    assert "the first of {} to {} bytes".format(*initiator.FIRST_PACKET) in text
+    assert f"at most {initiator.SECOND_PACKET} where" in text

@@ -17,7 +17,7 @@ from phantom.telemetry import Meters
 from phantom.tunnel.attempt import Connect
 from phantom.tunnel.endpoint_memory import MemoryFile, fingerprint
 from phantom.tunnel.endpoints import KnownEndpoints
-from phantom.tunnel.noise import InitiatorSettings
+from phantom.tunnel.initiator import InitiatorSettings
 from phantom.tunnel.post_quantum import ClientSecrets
 from phantom.tunnel.server_clock import ServerClock
 

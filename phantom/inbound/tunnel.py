@@ -25,9 +25,9 @@ from phantom.runtime import Runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.mux import Acceptor
-from phantom.tunnel.noise import NoiseResponder
 from phantom.tunnel.post_quantum import ExchangeMemory, ServerSecrets
 from phantom.tunnel.registry import SessionRegistry
+from phantom.tunnel.responder import NoiseResponder
 from phantom.tunnel.stream import Stream
 
 log = make_logger()
@@ -68,7 +68,7 @@ class Gate:
     meters: Meters
 
     def authorise(self, client_key: bytes, payload: HandshakePayload, e: bytes) -> bool:
-        """See `phantom.tunnel.noise.Gatekeeper`."""
+        """See `phantom.tunnel.responder.Gatekeeper`."""
         known = client_key in self.allowed
         # A message without a timestamp is from 1970, and too old.
         verdict = self.replay.check(

@@ -17,7 +17,7 @@ from phantom.layer import switch_protocol
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
 from phantom.tunnel.frame import DeadEnd, FrameProtocol
-from phantom.tunnel.noise import InitiatorSettings, NoiseInitiator
+from phantom.tunnel.initiator import InitiatorSettings, NoiseInitiator
 from phantom.tunnel.post_quantum import SecretForgottenError
 from phantom.tunnel.server_clock import WrongClockError
 

@@ -1,4 +1,4 @@
-"""How both Noise messages are dressed on each carrier, for `phantom.tunnel.noise`.
+"""How both Noise messages of a handshake are dressed on each carrier.
 
 What is pure about it is in `phantom.core.opening` and `phantom.core.opening_h2`; here it
 meets a transport.  Inside TLS it is the protocol that ALPN chose which decides between

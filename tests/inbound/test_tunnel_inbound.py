@@ -14,7 +14,7 @@ from support.tunnel import Recorder
 
 from phantom.core.admission import Admission
 from phantom.core.handshake import Cipher, Mode
-from phantom.tunnel.noise import InitiatorSettings, NoiseInitiator
+from phantom.tunnel.initiator import InitiatorSettings, NoiseInitiator
 from phantom.tunnel.replay_file import ReplayFile
 
 

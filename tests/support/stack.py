@@ -27,8 +27,8 @@ from phantom.tunnel.dialer import Dialer, DialerSettings
 from phantom.tunnel.endpoint_memory import MemoryFile
 from phantom.tunnel.endpoints import KnownEndpoints
 from phantom.tunnel.frame import DeadEnd
+from phantom.tunnel.initiator import InitiatorSettings
 from phantom.tunnel.mux import MuxLimits
-from phantom.tunnel.noise import InitiatorSettings
 from phantom.tunnel.post_quantum import ClientSecrets
 from phantom.tunnel.registry import SessionRegistry
 from phantom.tunnel.server_clock import ServerClock

@@ -20,7 +20,7 @@ from phantom.audit.flows import SEGMENT, Flow, Segment
 from phantom.audit.verdict import Status
 from phantom.core.handshake import Cipher, Mode
 from phantom.crypto.ratchet import first_step
-from phantom.tunnel.noise import InitiatorSettings, NoiseInitiator
+from phantom.tunnel.initiator import InitiatorSettings, NoiseInitiator
 from phantom.tunnel.post_quantum import ClientSecrets
 
 #: First messages of each kind that are looked at.

@@ -20,9 +20,10 @@ from phantom.core.opening_h2 import CHROMIUM_PREFACE, SETTINGS_ACK, ServerTalk, 
 from phantom.crypto.header import seal_header, secret_path
 from phantom.errors import HandshakeError, RemoteProtocolError, TimeoutExpired
 from phantom.layer import switch_protocol
-from phantom.tunnel import noise
-from phantom.tunnel.noise import InitiatorSettings, NoiseInitiator, NoiseResponder
+from phantom.tunnel import initiator, responder
+from phantom.tunnel.initiator import InitiatorSettings, NoiseInitiator
 from phantom.tunnel.post_quantum import ClientSecrets, ServerSecrets
+from phantom.tunnel.responder import NoiseResponder
 
 
 def keypair(seed: int) -> tuple[bytes, bytes]:
@@ -533,7 +534,8 @@ def test_nothing_on_bare_tcp_is_the_same_twice() -> None:
 
 @MODES
 def test_without_any_padding_it_works_as_well(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("BARE_PADDING", "TLS_PAYLOAD", "REPLY_PADDING"):
-        monkeypatch.setattr(noise, name, (0, 0))
+    for name in ("BARE_PADDING", "BARE_KEY_PADDING", "TLS_PAYLOAD"):
+        monkeypatch.setattr(initiator, name, (0, 0))
+    monkeypatch.setattr(responder, "REPLY_PADDING", (0, 0))
     pair = Pair(mode)
     assert pair.client.established and pair.server.established
