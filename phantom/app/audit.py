@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Callable, Collection
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +40,8 @@ _SITE_DELAY = 0.03
 _POLICY_PAGES = 3
 #: Whole handshakes inside TLS; each shows one more hello.
 _TLS_LINKS = 24
+
+_LOOPBACK = IPv4Address("127.0.0.1")
 
 _PASSIVE = frozenset(report.DETECTORS) - {"post-handshake", "probes", "replays"}
 _VISITS = _PASSIVE - {"uniformity", "connections", "keepalive", "client-hello"}
@@ -127,7 +130,9 @@ class LiveAudit:
         self._closing.append(site.stop)
         server, client = self._given or fresh_pair(self._runtime, folder, tls=self._tls)
         nginx = await self._start_nginx(folder, server)
-        decoy = Destination("127.0.0.1", nginx.plain) if nginx and not self._given else None
+        decoy = None
+        if nginx is not None and self._given is None:
+            decoy = Destination(_LOOPBACK, nginx.plain), Destination(_LOOPBACK, nginx.h2c)
         pair = Pair(self._runtime, folder / "a", server, client, site.port, decoy=decoy)
         idle = Pair(self._runtime, folder / "b", server, client, site.port, keepalive=IDLE_INTERVAL)
         pair.start()

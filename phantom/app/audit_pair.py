@@ -82,7 +82,7 @@ class Pair:
         server: The server's settings.
         client: A client's settings.
         site_port: What clients may reach on 127.0.0.1.
-        decoy: Replaces the server's decoy unless None.
+        decoy: Replace the server's decoys, HTTP/1 and HTTP/2, unless None.
         keepalive: Replaces both sides' unless None.
 
     Raises:
@@ -97,7 +97,7 @@ class Pair:
         client: ClientConfig,
         site_port: int,
         *,
-        decoy: Destination | None = None,
+        decoy: tuple[Destination, Destination] | None = None,
         keepalive: float | None = None,
     ) -> None:
         self._runtime = runtime
@@ -111,7 +111,8 @@ class Pair:
             endpoints=(),
             endpoints_version=None,
             trusted_proxies=(),
-            decoy=server.decoy if decoy is None else decoy,
+            decoy=server.decoy if decoy is None else decoy[0],
+            decoy_h2c=server.decoy_h2c if decoy is None else decoy[1],
             keepalive=server.keepalive if keepalive is None else keepalive,
         )
         self._client_config = attrs.evolve(
