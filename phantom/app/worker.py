@@ -25,6 +25,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from phantom.app.descriptors import ENOUGH
 from phantom.app.server import ServerService
 from phantom.app.share import Share
 from phantom.carriers.tls_engine import ServerEngines
@@ -164,11 +165,10 @@ def _leave_parent(channel: Channel, keep: Iterable[int]) -> None:
     # closes a descriptor whose number means something else by then.
     gc.collect()
     gc.freeze()
-    kept = {0, 1, 2, *keep}
-    for descriptor in [int(name) for name in os.listdir("/dev/fd")]:
-        if descriptor not in kept:
-            with contextlib.suppress(OSError):  # that of the listing itself is closed already
-                os.close(descriptor)
+    low = 3  # behind the standard ones
+    for descriptor in (*sorted(keep), ENOUGH):
+        os.closerange(low, descriptor)
+        low = descriptor + 1
 
 
 def _new_reactor(parent: Any) -> Any:

@@ -50,8 +50,9 @@ STOP_GRACE = 10.0
 #: before it is killed.
 REAP_INTERVAL = 0.02
 REAP_LOOKS = 100
-#: Most bytes of one message of a worker: `phantom.app.worker.MAX_TEXT` characters in JSON.
-MAX_MESSAGE = 1 << 17
+#: Most bytes of one message of a worker: `phantom.app.worker.MAX_TEXT` characters in JSON, at up
+#: to 12 bytes each.
+MAX_MESSAGE = 1 << 18
 #: Longest path of the sockets' folder: ``sun_path`` has 108 bytes (unix(7)), on some systems
 #: 104, and the names in it up to 11.
 MAX_FOLDER = 90
@@ -268,7 +269,8 @@ class WorkersService(Service):
         worker.failures += 1
         delay = backoff(worker.failures, self._runtime.uniform(0.0, 1.0)) if code else 0.0
         how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
-        log.error(
+        tell = log.error if code else log.info
+        tell(
             "worker {number} {how}, and {lost} sessions with it; another starts in {delay:.1f} s",
             number=worker.number,
             how=how,

@@ -408,6 +408,10 @@ class BorneLink:
         """Send one record by the link; `data` is copied."""
         self.transport.write(encode(Message.RECORD, data))
 
+    def write_records(self, plaintexts: list[memoryview]) -> None:
+        """Send several records in one go; they are copied."""
+        self.transport.write(b"".join(encode(Message.RECORD, each) for each in plaintexts))
+
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Let the local socket pause and resume the frames."""
         self.transport.registerProducer(producer, streaming)

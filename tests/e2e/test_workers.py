@@ -18,7 +18,16 @@ from pathlib import Path
 import pytest
 from support.censor import Censor, Rules
 from support.destinations import TcpServer
-from support.programs import PATIENCE, SERVER_NAME, Process, Program, Tunnel, twistd, wait_until
+from support.programs import (
+    PATIENCE,
+    SERVER_NAME,
+    Process,
+    Program,
+    Tunnel,
+    run,
+    twistd,
+    wait_until,
+)
 from support.transfers import BothWays
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -187,6 +196,7 @@ def test_nothing_is_left_behind(make_tunnel: MakeTunnel, echo: TcpServer, state_
         tunnel.server.terminate()
     assert not any(Process(pid).alive for pid in workers)
     assert not folder.exists()
+    assert "Traceback" not in tunnel.server.log()
     tunnel.start_server()  # the port is free
 
 
@@ -216,6 +226,24 @@ def test_a_second_signal_hurries_all(make_tunnel: MakeTunnel, echo: TcpServer) -
         assert tunnel.server.alive and works(stream), "it lets the stream finish"
         os.kill(tunnel.server.pid, signal.SIGINT)
         wait_until(lambda: not tunnel.server.alive, "the server to end", 10)
+
+
+def test_a_worker_that_is_asked_to_end_drains_and_is_replaced(
+    make_tunnel: MakeTunnel, echo: TcpServer
+) -> None:
+    tunnel = make_tunnel("tcp", server={"workers": 2}, level="debug").start()
+    number = owner(tunnel)
+    asked = pid_of(tunnel, number)
+    with tunnel.connect(echo.port) as stream:
+        assert works(stream)
+        os.kill(asked, signal.SIGTERM)
+        tunnel.client.wait_for("the server takes no new streams here")
+        assert works(stream)
+    tunnel.server.wait_for(f"worker {number} ended with status 0, and 0 sessions with it")
+    wait_until(lambda: pid_of(tunnel, number) != asked, "another worker")
+    tunnel.client.wait_for(r"link up after[^$]*link up after")
+    with tunnel.connect(echo.port) as stream:
+        assert works(stream)
 
 
 def test_one_worker_is_this_process(make_tunnel: MakeTunnel) -> None:
@@ -290,3 +318,49 @@ def _try(tunnel: Tunnel, echo: TcpServer) -> bool:
             return works(stream)
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("mode", [("-n",), ()], ids=["foreground", "daemon"])
+def test_a_port_in_use_is_one_line(
+    make_tunnel: MakeTunnel, tmp_path: Path, mode: tuple[str, ...]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        path = make_tunnel("tcp", server={"listen": address, "workers": 2}).write_server()
+        done = run(
+            *(twistd(), *mode, "--pidfile", tmp_path / "pid", "--logfile", tmp_path / "log"),
+            *("phantom-server", "--config", path),
+        )
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+    assert f"{address} is in use".encode() in done.stderr
+    assert not (tmp_path / "pid").exists()
+
+
+def test_a_daemon_and_its_log(make_tunnel: MakeTunnel, tmp_path: Path) -> None:
+    tunnel = make_tunnel("tcp", server={"workers": 2})
+    pid_file, log = tmp_path / "pid", tmp_path / "log"
+    done = run(
+        *(twistd(), "--pidfile", pid_file, "--logfile", log),
+        *("phantom-server", "--config", tunnel.write_server()),
+    )
+    assert done.returncode == 0, done
+    daemon = Process(int(wait_until(lambda: pid_file.exists() and pid_file.read_text(), "a pid")))
+    try:
+        found = wait_until(
+            lambda: re.search(r"listening on (\S+) for", log.read_text()), "it listens"
+        )
+        workers = children(daemon.pid)
+        tunnel.client_settings["server"] = found[1]
+        tunnel.server = daemon  # type: ignore[assignment]
+        tunnel.start_client(linked=False).wait_for("link up after")
+        wait_until(lambda: "session begun" in log.read_text(), "a worker's line")
+    finally:
+        os.kill(daemon.pid, signal.SIGTERM)
+        wait_until(lambda: not daemon.alive, "the daemon's end")
+    assert len(workers) == 2
+    assert not any(Process(pid).alive for pid in workers)
+    assert not pid_file.exists()
+    assert "Traceback" not in log.read_text()
+    # One process writes: no line is torn or lost.
+    assert all(re.match(r"20\d\d-", line) for line in log.read_text().splitlines())
