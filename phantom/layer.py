@@ -174,3 +174,13 @@ def write_pieces(transport: Any, pieces: Iterable[bytes]) -> None:
         return
     for piece in pieces:
         transport.write(piece)
+
+
+def lose_without_notice(transport: Any) -> None:
+    """Close without a close_notify of TLS, where the transport has such a thing.
+
+    nginx does so to a visitor who ran out of time in the middle of a request, and sends one
+    to a visitor who said nothing.
+    """
+    lose = getattr(transport, "lose_without_notice", None) or transport.loseConnection
+    lose()

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from phantom.carriers.strangers import Strangers
 from phantom.core.opening_h2 import ServerTalk
 from phantom.errors import RemoteProtocolError
-from phantom.layer import Layer, switch_protocol, write_pieces
+from phantom.layer import Layer, lose_without_notice, switch_protocol, write_pieces
 from phantom.runtime import Runtime
 
 #: ``pair(ended)`` makes two protocols, each of which writes what the other receives, and the
@@ -74,9 +74,15 @@ class _Ahead(Layer):
         if data and self.upper is not None:
             self.upper.dataReceived(data)
 
+    def write(self, data: bytes) -> None:
+        self._visit.asked = True
+        super().write(data)
+
     def readConnectionLost(self) -> None:
         if self.upper is None:
             self._visit.left()
+        elif self._visit.out_of_time():
+            lose_without_notice(self._visit.transport)
         else:
             super().readConnectionLost()
 
@@ -102,6 +108,10 @@ class ExpectedVisitor:
         strangers: Counts visitors that hold a connection to the web server.
         transport: The visitor's.
         stranger: See `phantom.interfaces.Expect`.
+
+    Attributes:
+        transport: As given.
+        asked: Whether the web server was sent anything.
     """
 
     def __init__(
@@ -118,7 +128,7 @@ class ExpectedVisitor:
         self._endpoint = endpoint
         self._pair = pair
         self._strangers = strangers
-        self._transport = transport
+        self.transport = transport
         self._stranger = stranger
         self._talk = ServerTalk()
         self._ahead: _Ahead | None = None  # once connected
@@ -127,6 +137,8 @@ class ExpectedVisitor:
         self._far: Any = None  # our side towards the web server, once the visitor is taken
         self._decided = False
         self._failed = False  # the web server cannot be reached, or has left
+        self.asked = False
+        self._answered = False  # the web server has said something
         self._spoken = False  # the visitor has said something that was passed on
         # What was said in the web server's place, and is still to come from itself.
         self._greeting = backend.greeting
@@ -146,7 +158,7 @@ class ExpectedVisitor:
     def take(self, received: bytes) -> None:
         """See `phantom.interfaces.Expected.take`."""
         self._decided = True
-        transport = self._transport
+        transport = self.transport
         if self._failed:
             self._strangers.release(transport)
             self._leave_alone(received)
@@ -167,7 +179,7 @@ class ExpectedVisitor:
     def release(self) -> ServerTalk:
         """See `phantom.interfaces.Expected.release`."""
         self._decided = True
-        self._strangers.release(self._transport)
+        self._strangers.release(self.transport)
         if self._greeting and not self._talk.settings:
             self._talk.unsaid = self._talk.whole_frames(self._greeting)
         if self._ahead is not None:
@@ -193,6 +205,7 @@ class ExpectedVisitor:
 
     def heard(self, data: bytes) -> bytes:
         """Take what the web server says; return what is for the relay."""
+        self._answered = True
         if self._swallow:
             data = self._swallowed(data)
         if self._decided:
@@ -201,11 +214,11 @@ class ExpectedVisitor:
             return b""
         if self._backend.h2:
             try:
-                self._transport.write(self._talk.whole_frames(data))
+                self.transport.write(self._talk.whole_frames(data))
             except RemoteProtocolError:
                 self._stranger()
             return b""
-        self._transport.write(data)
+        self.transport.write(data)
         self._stranger()
         return b""
 
@@ -214,6 +227,10 @@ class ExpectedVisitor:
         self._failed = True
         if not self._decided:
             self._stranger()
+
+    def out_of_time(self) -> bool:
+        """Tell whether the web server ends it in the middle of the first request."""
+        return self.asked and not self._answered
 
     # -- inside -------------------------------------------------------------------------
 
@@ -224,12 +241,12 @@ class ExpectedVisitor:
             # A web server with TLS speaks first.  To one who has spoken already it says this
             # and its answer in one record, and so will ours, in a moment.
             self._swallow = self._greeting
-            write_pieces(self._transport, [self._talk.whole_frames(self._greeting)])
+            write_pieces(self.transport, [self._talk.whole_frames(self._greeting)])
         self._connect().addErrback(self._unreachable)
 
     def _connect(self) -> Deferred[Any]:
         if self._connecting is None:
-            self._strangers.admit(self._transport)
+            self._strangers.admit(self.transport)
             self._connecting = self._endpoint.connect(Once(_Ahead(self)))
         return self._connecting
 
@@ -239,17 +256,21 @@ class ExpectedVisitor:
         return failure if self._far is not None else None
 
     def _unreached(self, near: Any, received: bytes) -> None:
-        self._strangers.release(self._transport)
+        self._strangers.release(self.transport)
         if near.transport is not None:  # the visitor is still there
-            self._backend.unreachable(self._transport, received)
+            self._backend.unreachable(self.transport, received)
 
     def _leave_alone(self, received: bytes) -> None:
         """Take over a visitor whose web server is not there, or has closed already."""
         if self._ahead is None:
-            self._backend.unreachable(self._transport, received)
+            self._backend.unreachable(self.transport, received)
+            return
+        if received and not self._backend.h2 and not self._answered:
+            # It ran out of time with the visitor before it was sent that half of a request.
+            lose_without_notice(self.transport)
         else:
-            self._ahead.loseConnection()
-            self._transport.loseConnection()
+            self.transport.loseConnection()
+        self._ahead.loseConnection()
 
     def _join(self, ahead: _Ahead) -> None:
         ahead.upper = self._far

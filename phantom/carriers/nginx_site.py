@@ -31,7 +31,7 @@ from phantom.core.nginx_request import (
     RequestError,
     RequestReader,
 )
-from phantom.layer import switch_protocol
+from phantom.layer import lose_without_notice, switch_protocol
 from phantom.runtime import Runtime
 
 #: nginx's ``client_header_timeout``: seconds for a whole request head.
@@ -352,8 +352,11 @@ class NginxConnection:
         self._timer = None
         if self._file is not None:
             self.transport.abortConnection()
+            return
+        self._closing = True
+        if self._reader.buffer:
+            lose_without_notice(self.transport)
         else:
-            self._closing = True
             self.transport.loseConnection()
 
 

@@ -218,6 +218,11 @@ class TLSLayer(Layer):
         self._notify_close()
         self._close()
 
+    def lose_without_notice(self) -> None:
+        """Close once everything written has left, without close_notify, as if it were broken."""
+        self._writes_closed = True
+        self.loseConnection()
+
     def loseWriteConnection(self) -> None:
         """Send close_notify after what was written; the peer may go on."""
         if self._writes_closed or self._ended:
