@@ -19,7 +19,7 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from phantom.carriers.strangers import Strangers
-from phantom.core.opening_h2 import ServerTalk
+from phantom.core.opening_h2 import ServerTalk, frame
 from phantom.errors import RemoteProtocolError
 from phantom.layer import Layer, lose_without_notice, switch_protocol, write_pieces
 from phantom.runtime import Runtime
@@ -28,6 +28,11 @@ from phantom.runtime import Runtime
 #: first of which holds what it receives until the second is connected
 #: (`phantom.relay.relay_pair`).
 RelayPair = Callable[..., tuple[Any, Any]]
+
+
+#: GOAWAY frames (RFC 9113, section 6.8): PROTOCOL_ERROR, and NO_ERROR.
+_NO_PREFACE = frame(7, 0, 0, bytes(7) + b"\1")
+_GOODBYE = frame(7, 0, 0, bytes(8))
 
 
 class Once(Factory):
@@ -214,7 +219,7 @@ class ExpectedVisitor:
             return b""
         if self._backend.h2:
             try:
-                self.transport.write(self._talk.whole_frames(data))
+                self.transport.write(self._as_with_tls(self._talk.whole_frames(data)))
             except RemoteProtocolError:
                 self._stranger()
             return b""
@@ -275,6 +280,14 @@ class ExpectedVisitor:
     def _join(self, ahead: _Ahead) -> None:
         ahead.upper = self._far
         ahead.start_upper()
+
+    def _as_with_tls(self, frames: bytes) -> bytes:
+        """Return what nginx says where it does TLS itself.
+
+        To who has been silent for too long it says GOAWAY with NO_ERROR then, and with
+        PROTOCOL_ERROR in the clear, where it had expected a preface (measured with 1.22).
+        """
+        return frames if self._spoken else frames.replace(_NO_PREFACE, _GOODBYE)
 
     def _swallowed(self, data: bytes) -> bytes:
         """Return `data` less what was said in the web server's place."""

@@ -248,3 +248,19 @@ def test_a_flood_of_frames_makes_a_stranger(h2: Scene) -> None:
     h2.connected()
     h2.web_says(GREETING + b"\xff" * 9000)
     assert h2.stranger == 1
+
+
+def test_the_silent_are_dismissed_as_by_an_nginx_with_tls(h2: Scene) -> None:
+    h2.turn()
+    h2.connected()
+    assert h2.web_says(GREETING + frame(7, 0, 0, bytes(7) + b"\1")) == frame(7, 0, 0, bytes(8))
+    h2.web.protocol.connectionLost(Failure(ConnectionDone()))
+    assert h2.visitor.ended == "closed"
+
+
+def test_the_confused_are_not(h2: Scene) -> None:
+    h2.turn()
+    h2.connected()
+    h2.expected.pass_on(b"PRI")
+    goaway = frame(7, 0, 0, bytes(7) + b"\1")
+    assert h2.web_says(GREETING + goaway) == goaway
