@@ -14,7 +14,6 @@ Back-pressure goes through both ways: each side stops reading while the next soc
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -45,10 +44,6 @@ log = make_logger()
 PROGRESS_INTERVAL = 1.0
 #: Seconds a process that connected may take to say what for: it is a sibling and has it ready.
 GREETING_TIMEOUT = 5.0
-#: Bytes of records that the kernel may hold on their way to the bearer: they stand before a
-#: keystroke, like those in the link's own socket (`phantom.core.unsent.MOST_UNSENT`), and
-#: Linux's 208 KiB would more than double that.  The kernel counts twice what is asked for.
-LOCAL_BUFFER = 32 * 1024
 
 #: Connects a protocol to the owner of a session; cancellable.
 Connect = Callable[[Any], Deferred[Any]]
@@ -350,7 +345,6 @@ class BorneLink:
             log.error("a process of another user at the workers' own socket")
             transport.abortConnection()
             return
-        _limit_buffer(transport)
         self._timer = self._runtime.call_later(GREETING_TIMEOUT, transport.abortConnection)
 
     connectionMade = None
@@ -439,9 +433,3 @@ class BorneLink:
     def getHost(self) -> Any:
         """Return the local socket's."""
         return self.transport.getHost()
-
-
-def _limit_buffer(transport: Any) -> None:
-    handle = getattr(transport, "getHandle", lambda: None)()
-    if handle is not None:
-        handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_BUFFER)
