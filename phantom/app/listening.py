@@ -10,12 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 
-from phantom.config.values import ListenAddress
+from phantom.config.values import ListenAddress, UnixSocket
 from phantom.errors import ConfigurationError
 from phantom.runtime import Runtime
 
@@ -24,7 +25,7 @@ from phantom.runtime import Runtime
 BACKLOG = 1024
 
 
-def bind(address: ListenAddress, key: str) -> socket.socket:
+def bind(address: ListenAddress | UnixSocket, key: str) -> socket.socket:
     """Return a listening socket.
 
     Args:
@@ -35,6 +36,8 @@ def bind(address: ListenAddress, key: str) -> socket.socket:
         ConfigurationError: The address is in use, is not this machine's, or may not be
             bound by this user.
     """
+    if isinstance(address, UnixSocket):
+        return _bind_unix(address, key)
     host = str(address.host) if address.host is not None else "::"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     if address.host is None and not _has_ipv6():
@@ -56,10 +59,35 @@ def bind(address: ListenAddress, key: str) -> socket.socket:
     return listener
 
 
-def address_text(address: tuple[Any, ...] | None) -> str:
+def _bind_unix(address: UnixSocket, key: str) -> socket.socket:
+    """Return a listening unix socket, in place of one that nobody listens on any more.
+
+    Whoever may enter its folder may connect, as with a port on loopback.
+    """
+    path = str(address.path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if os.path.lexists(path) and stat.S_ISSOCK(os.lstat(path).st_mode):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as attempt:
+                if attempt.connect_ex(path) == errno.ECONNREFUSED:
+                    os.unlink(path)
+        listener.bind(path)
+        os.chmod(path, 0o666)  # noqa: S103  (the folder says who may)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        reason = "it is in use" if error.errno == errno.EADDRINUSE else error.strerror
+        raise ConfigurationError(f"cannot listen on {address}: {reason}", key=key) from None
+    return listener
+
+
+def address_text(address: Any) -> str:
     """Return a socket's address as ``host:port``, as programs want it; "no port" for none."""
     if address is None:
         return "no port"
+    if isinstance(address, str):
+        return f"unix:{address}"
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -112,7 +140,7 @@ class ListeningService(Service):
         self._listener = listener
         self._factory = factory
         self._port: Any = None
-        self.address: tuple[Any, ...] = listener.getsockname()
+        self.address: Any = listener.getsockname()
 
     def startService(self) -> None:
         """Accept connections from now on."""

@@ -257,6 +257,17 @@ LISTEN: Kind[ListenAddress] = from_text(
 )
 
 
+def _parse_server_listen(value: object, folder: Path) -> ListenAddress | UnixSocket:
+    if isinstance(value, str) and value.strip().startswith("unix:"):
+        return UnixSocket(_parse_path(value.strip().removeprefix("unix:"), folder))
+    return LISTEN.parse(value, folder)
+
+
+SERVER_LISTEN: Kind[ListenAddress | UnixSocket] = Kind(
+    f'{LISTEN.written}, or `"unix:/path"`', _parse_server_listen, quote
+)
+
+
 def _parse_switchable(value: object, folder: Path) -> ListenAddress | None:
     if value is False or value == "":
         return None

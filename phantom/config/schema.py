@@ -77,10 +77,10 @@ class EgressConfig:
 class ServerConfig:
     """The server: where it listens, whom it admits, how much it holds."""
 
-    listen: tuple[ListenAddress, ...] = attrs.field(
+    listen: tuple[ListenAddress | UnixSocket, ...] = attrs.field(
         metadata=about(
-            kinds.many(kinds.LISTEN, lone=True, least=1),
-            "Where clients connect.",
+            kinds.many(kinds.SERVER_LISTEN, lone=True, least=1),
+            "Where clients connect, or a front on this machine, through a unix socket.",
             example='"0.0.0.0:443"',
         )
     )

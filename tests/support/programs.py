@@ -305,7 +305,7 @@ class Tunnel:
     def start_server(self) -> Program:
         """Start the server and wait until it listens; the port stays the same from then on."""
         self.server = self._start("server", self.write_server())
-        found = self.server.wait_for(r"listening on 127\.0\.0\.1:(\d+) for")
+        found = self.server.wait_for(r"listening on .*?127\.0\.0\.1:(\d+)")
         self.server_address = ("127.0.0.1", int(found[1]))
         self.server_settings["listen"] = f"127.0.0.1:{found[1]}"
         self.client_settings.setdefault("server", f"127.0.0.1:{found[1]}")

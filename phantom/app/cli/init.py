@@ -66,6 +66,7 @@ def server(
     from phantom.config.places import system_config_folder, user_config_folder
     from phantom.config.schema import ServerFile
     from phantom.config.template import server_template
+    from phantom.config.values import ListenAddress
 
     superuser = hasattr(os, "geteuid") and os.geteuid() == 0
     folder = system_config_folder() if superuser else user_config_folder()
@@ -91,7 +92,7 @@ def server(
     click.echo(f"the server's public key: {key}")
     click.echo("")
     click.echo("On each client's machine:")
-    port = loaded.server.listen[0].port
+    port = next((a.port for a in loaded.server.listen if isinstance(a, ListenAddress)), 443)
     tls = " --tls-sni NAME" if loaded.server.tls_cert else ""
     command = f"phantom init client --server HOST:{port} --server-public-key {key}"
     click.echo(f"  {command}{known_by}{tls}")
