@@ -42,9 +42,10 @@ from twisted.internet.interfaces import (
     IProtocol,
     IPushProducer,
 )
-from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from phantom.fast.sockets import quicken
 
 Data = bytes | memoryview
 #: ``call_later(seconds, call)`` sets a timer, as `phantom.runtime.Runtime.call_later`.
@@ -84,8 +85,10 @@ class RelayProtocol:
         "_paused",
         "_peer",
         "_read_ended",
+        "_seen",
         "_timer",
         "_write",
+        "_write_pieces",
         "transport",
     )
 
@@ -109,7 +112,11 @@ class RelayProtocol:
         #: The other side's transport asked for no more.
         self._paused = False
         self._read_ended = False
+        #: As of the last look, the bytes that went past this object.
+        self._seen = 0
         self._write: Callable[[Data], None] = self._hold
+        #: A quicker way for several pieces; None wherever `_write` does more than write.
+        self._write_pieces: Callable[[list[memoryview]], None] | None = None
 
     # -- IProtocol --------------------------------------------------------------------
 
@@ -131,12 +138,21 @@ class RelayProtocol:
         """Write to the other side."""
         self._write(data)
 
+    def pieces_received(self, pieces: list[memoryview]) -> None:
+        """Write several pieces, in one system call where that can be."""
+        if self._write_pieces is not None:
+            self._write_pieces(pieces)
+        else:
+            for piece in pieces:
+                self._write(piece)
+
     def connectionLost(self, reason: Failure) -> None:
         """End the other side the way this one ended."""
         peer, self._peer = self._peer, None
         on_end, self._on_end = self._on_end, None
         self.transport = None
         self._write = _drop
+        self._write_pieces = None
         self._unwatch()
         if peer is None:
             if on_end is not None:
@@ -145,6 +161,7 @@ class RelayProtocol:
         # The side that is lost last keeps `_on_end` and calls it.
         peer._peer = None
         peer._write = _drop
+        peer._write_pieces = None
         peer._fate = _CLOSE if isinstance(reason.value, ConnectionDone) else _ABORT
         if peer.transport is not None:
             if not self._read_ended:
@@ -159,6 +176,7 @@ class RelayProtocol:
             return
         self._read_ended = True
         self._write = _drop
+        self._write_pieces = None
         self._unwatch()
         peer = self._peer
         if peer is None or peer.transport is None:
@@ -195,6 +213,7 @@ class RelayProtocol:
         """Give the pair up when this side, the only one still heard of, stays silent."""
         if self._call_later is None:
             return
+        self._seen = self._sent_directly
         self._timer = self._call_later(HALF_CLOSED_TIMEOUT, self._silent)
         write = self._write
 
@@ -204,6 +223,12 @@ class RelayProtocol:
             write(data)
 
         self._write = write_and_note
+        self._write_pieces = None
+
+    @property
+    def _sent_directly(self) -> int:
+        """Bytes that the other side has sent; it may read this side's socket itself."""
+        return getattr(self._peer.transport, "sent", 0) if self._peer is not None else 0
 
     def _unwatch(self) -> None:
         timer, self._timer = self._timer, None
@@ -212,10 +237,13 @@ class RelayProtocol:
 
     def _silent(self) -> None:
         self._timer = None
-        if self.transport is None:
+        if self.transport is None or self._call_later is None:
             return
-        if self._paused and self._call_later is not None:
-            # It is the reader that takes nothing: somebody is there and slow.
+        sent = self._sent_directly
+        if self._paused or sent != self._seen:
+            # It is the reader that takes nothing: somebody is there and slow.  Or bytes have
+            # moved, past this object.
+            self._seen = sent
             self._timer = self._call_later(HALF_CLOSED_TIMEOUT, self._silent)
             return
         self.transport.abortConnection()
@@ -242,31 +270,23 @@ class RelayProtocol:
             transport.write(held)
         transport.loseConnection()
 
-    def _send(self, data: Data) -> None:
-        """Write to this side's TCP transport, at once where the kernel takes it.
 
-        Twisted's own ``write`` waits for the next turn of the reactor and joins there;
-        sending now saves about a sixth of the relay's CPU time, and a memoryview is only
-        copied when the kernel's buffer is full.
-        """
-        transport = self.transport
-        # Nothing may overtake what the transport has queued already.
-        if not transport._tempDataLen and not transport.dataBuffer and transport.connected:
-            sent = transport.writeSomeData(data)
-            if isinstance(sent, int):  # otherwise an exception, which `write` meets as well
-                if sent == len(data):
-                    return
-                data = memoryview(data)[sent:]
-        transport.write(bytes(data))
-
-
-def _writer(side: RelayProtocol) -> Callable[[Data], None]:
-    """Return what writes to the transport of `side`."""
-    transport = side.transport
-    if isinstance(transport, Connection) and not transport.TLS:
-        return side._send
-    write: Callable[[Data], None] = transport.write
-    return write
+def _connect(source: RelayProtocol, sink: RelayProtocol) -> None:
+    """Let what `source` receives be written to the transport of `sink`, the quickest way."""
+    near, far = source.transport, sink.transport
+    quick = quicken(far)
+    if quick is not None:
+        # Twisted's own ``write`` waits for the next turn of the reactor and joins there;
+        # sending now saves about a sixth of the relay's CPU time.
+        source._write = quick.send_now
+        source._write_pieces = quick.send_pieces
+        return
+    source._write = far.write
+    use_source = getattr(far, "use_source", None)
+    if use_source is not None:
+        quick = quicken(near)
+        if quick is not None:
+            use_source(quick)
 
 
 def _pass_end(source: RelayProtocol, sink: RelayProtocol) -> None:
@@ -290,7 +310,7 @@ def _join(late: RelayProtocol, early: RelayProtocol) -> None:
         source._paused = False
         if not source._read_ended:
             transport.registerProducer(source, True)
-            source._write = _writer(sink)
+            _connect(source, sink)
     if late._held:
         held, late._held = late._held, b""
         late.transport.write(held)

@@ -13,6 +13,7 @@ from phantom.app.connecting import choose_cipher, connector, known_endpoints
 from phantom.app.descriptors import raise_descriptor_limit
 from phantom.app.listening import ListeningService, address_text, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
+from phantom.app.process import prepare_process
 from phantom.app.stopping import hurry_at_second_signal, sockets_closed
 from phantom.carriers.tls_client import profile_warning
 from phantom.config.load import load_client
@@ -24,7 +25,7 @@ from phantom.inbound.http import HttpProxyFactory
 from phantom.inbound.shared import SharedPortFactory
 from phantom.inbound.socks5 import Socks5Factory
 from phantom.outbound.tunnel import TunnelOutbound
-from phantom.runtime import Runtime, steady, system_runtime
+from phantom.runtime import Runtime, system_runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.dialer import Dialer, DialerSettings
 from phantom.tunnel.mux import MuxLimits
@@ -48,7 +49,7 @@ def makeService(options: Any) -> Service:
     from twisted.internet import reactor
 
     def make() -> Service:
-        steady(reactor)
+        prepare_process(reactor)
         file = load_client(options["config"])
         apply_log_level(options, file.logging)
         return ClientService(system_runtime(reactor), file.client, own_program=True)

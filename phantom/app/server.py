@@ -16,6 +16,7 @@ from phantom.app.connecting import post_quantum_policy
 from phantom.app.descriptors import raise_descriptor_limit
 from phantom.app.listening import ListeningService, address_text, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
+from phantom.app.process import prepare_process
 from phantom.app.share import Share
 from phantom.app.stopping import hurry_at_second_signal, sockets_closed
 from phantom.app.strangers import reception
@@ -39,7 +40,7 @@ from phantom.errors import ConfigurationError
 from phantom.inbound.tunnel import Gate, TunnelFactory, stream_acceptor
 from phantom.outbound.direct import DirectOutbound
 from phantom.outbound.own_addresses import own_addresses
-from phantom.runtime import Runtime, steady, system_runtime
+from phantom.runtime import Runtime, system_runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.mux import MuxLimits
 from phantom.tunnel.registry import DetachedLimits, SessionRegistry
@@ -63,7 +64,7 @@ def makeService(options: Any) -> Service:
     from twisted.internet import reactor
 
     def make() -> Service:
-        steady(reactor)
+        prepare_process(reactor)
         path = options["config"]
         if path is None:
             raise ConfigurationError(

@@ -13,6 +13,7 @@ from zope.interface import implementer
 
 from phantom.carriers.congestion import LinkSockets, set_unsent
 from phantom.core.unsent import MOST_UNSENT
+from phantom.fast.sockets import QuickConnection, quicken
 from phantom.layer import bottom
 
 #: The most that is read away before a close; whoever has sent more finds a reset.
@@ -34,6 +35,7 @@ def prepare_link_socket(transport: Any, sockets: LinkSockets | None = None) -> N
         return
     transport.setTcpNoDelay(True)
     transport.setTcpKeepAlive(True)
+    quicken(transport)
     if hasattr(transport, "getHandle"):
         set_unsent(transport, MOST_UNSENT)
         if sockets is not None:
@@ -95,7 +97,12 @@ class LinkSocketEndpoint:
         """Connect; the Deferred fires with the factory's protocol."""
 
         def prepare(protocol: Any) -> Any:
-            prepare_link_socket(protocol.transport, self._sockets)
+            transport = protocol.transport
+            prepare_link_socket(transport, self._sockets)
+            if isinstance(transport, QuickConnection):
+                # Twisted's endpoints leave a protocol in between that passes everything on,
+                # but knows of no buffers.
+                transport.protocol = protocol
             return protocol
 
         return self._inner.connect(factory).addCallback(prepare)

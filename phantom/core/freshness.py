@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from phantom.core.session import MAX_RETAINED_BYTES, SMALL_PAYLOAD, SMALL_RECORD
-from phantom.core.wire import MAX_PAYLOAD, MAX_RECORD_PLAINTEXT
+from phantom.core.session import (
+    FULL_PAYLOAD,
+    FULL_RECORD,
+    MAX_RETAINED_BYTES,
+    SMALL_PAYLOAD,
+    SMALL_RECORD,
+)
 
 #: Bytes a link carries in small records, and sees acknowledged, before it is trusted with
 #: large ones: four times what the tightest censor known lets through (see SMALL_RECORD).
@@ -42,12 +47,12 @@ class Freshness:
     @property
     def record_limit(self) -> int:
         """Most bytes of plaintext in the next record."""
-        return MAX_RECORD_PLAINTEXT if self.trusted else SMALL_RECORD
+        return FULL_RECORD if self.trusted else SMALL_RECORD
 
     @property
     def frame_limit(self) -> int:
         """Most bytes of payload in the next frames."""
-        return MAX_PAYLOAD if self.trusted else SMALL_PAYLOAD
+        return FULL_PAYLOAD if self.trusted else SMALL_PAYLOAD
 
     @property
     def room(self) -> int:

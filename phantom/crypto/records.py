@@ -11,7 +11,6 @@ keys are replaced by Noise's REKEY (4.2); the counter goes on.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
@@ -26,6 +25,8 @@ SEALED_LENGTH_SIZE = 2 + TAG_SIZE
 MAX_BODY = 65535
 #: Most plaintext of a record.
 MAX_PLAINTEXT = MAX_BODY - TAG_SIZE
+#: Bytes that sealing adds to a record's plaintext.
+OVERHEAD = SEALED_LENGTH_SIZE + TAG_SIZE
 #: Least sealed body: an empty record would carry no frame.
 MIN_BODY = 1 + TAG_SIZE
 #: Records under one key.  At 64 KB each that is 4 GiB, far below what AES-GCM allows at
@@ -86,7 +87,7 @@ class _Direction:
 #   decrypt_into a new buffer   0.69     0.93    2.63       7.66
 # (ChaChaPoly has the same order; 0.96 and 21.6 in the first line's corners.)  So `seal`
 # joins, and gives the `bytes` that every transport takes, at the cost of one copy of the
-# body for large records; `seal_into` is for who keeps a buffer; and opening is `decrypt`.
+# body for large records; `seal_into` is for who keeps a buffer, and opening has one.
 
 
 class RecordSealer(_Direction):
@@ -177,17 +178,22 @@ class RecordOpener(_Direction):
             raise RemoteProtocolError("an empty record")
         return int(size)
 
-    def open_body(self, sealed: Buffer) -> bytes:
+    def open_body(self, sealed: Buffer, buffer: memoryview) -> memoryview:
         """Return the plaintext, and go on to the next record.
 
         Args:
             sealed: As many bytes as `open_length` said.
+            buffer: Where the plaintext goes, at its beginning; long enough.
+
+        Returns:
+            The part of `buffer` that was written.
 
         Raises:
             RemoteProtocolError: It is not authentic; the counter stays.
         """
+        plaintext = buffer[: len(sealed) - TAG_SIZE]
         try:
-            plaintext = self._body.decrypt(self._pack(self._counter), sealed, None)
+            self._body.decrypt_into(self._pack(self._counter), sealed, None, plaintext)
         except InvalidTag:
             raise RemoteProtocolError("a record that is not authentic") from None
         self._counter += 1
@@ -202,9 +208,13 @@ class RecordReader:
 
     Args:
         opener: Opens the records.
+
+    Attributes:
+        failure: Why nothing is read any more: a record was not authentic.  From then on
+            everything is discarded, silently: the stream has no boundaries any more.
     """
 
-    __slots__ = ("_failed", "_open_body", "_open_length", "_partial", "_size")
+    __slots__ = ("_open_body", "_open_length", "_partial", "_size", "failure")
 
     def __init__(self, opener: RecordOpener) -> None:
         self._open_length = opener.open_length
@@ -212,25 +222,30 @@ class RecordReader:
         # The beginning of a sealed length or body; then which: the body's size, or 0.
         self._partial = bytearray()
         self._size = 0
-        self._failed = False
+        self.failure: RemoteProtocolError | None = None
 
-    def receive(self, data: bytes) -> Iterator[bytes]:
+    @property
+    def missing(self) -> int:
+        """Bytes that the record in hand still lacks; 0 between two records."""
+        if self._size:
+            return self._size - len(self._partial)
+        return SEALED_LENGTH_SIZE - len(self._partial) if self._partial else 0
+
+    def receive(self, data: Buffer, plaintexts: memoryview) -> list[memoryview]:
         """Take more of the stream.
-
-        The records of one call must be consumed before the next call.  After an error
-        everything is discarded, silently: the stream has no boundaries any more.
 
         Args:
             data: What was received.
+            plaintexts: Where the plaintexts of the records go, one behind the other: as many
+                bytes as `data` has, and `MAX_PLAINTEXT` more.
 
-        Yields:
-            The plaintext of each record that is complete, in order.
-
-        Raises:
-            RemoteProtocolError: A record is not authentic; those before it were yielded.
+        Returns:
+            The plaintext of each record that is complete, in order.  `failure` tells whether
+            there was one more, which is not authentic.
         """
-        if self._failed:
-            return
+        records: list[memoryview] = []
+        if self.failure is not None:
+            return records
         view = memoryview(data)
         position, end = 0, len(data)
         partial = self._partial
@@ -239,7 +254,7 @@ class RecordReader:
             stop = position + need - len(partial)
             if stop > end:
                 partial += view[position:]
-                return
+                break
             piece: Buffer = view[position:stop]
             position = stop
             if partial:
@@ -247,16 +262,16 @@ class RecordReader:
                 piece = partial
             try:
                 if self._size:
-                    plaintext = self._open_body(piece)
+                    record = self._open_body(piece, plaintexts)
+                    plaintexts = plaintexts[len(record) :]
+                    records.append(record)
                     self._size = 0
                 else:
-                    plaintext = b""
                     self._size = self._open_length(piece)
-            except RemoteProtocolError:
-                self._failed = True
+            except RemoteProtocolError as error:
+                self.failure = error
                 partial.clear()
-                raise
+                break
             if piece is partial:
                 partial.clear()
-            if not self._size:
-                yield plaintext
+        return records

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall
 
-from phantom.core.session import ReceiveLog, SendLog
+from phantom.core.session import BATCH, ReceiveLog, SendLog
 from phantom.runtime import Runtime
 from phantom.tunnel.frame import FrameProtocol
 
-#: Acknowledge after this many received bytes: measured at no cost beside less frequent
-#: ones, and it keeps the peer's log within a few blocks (doc/adr/0003).
-ACK_BYTES = 256 * 1024
+#: Acknowledge after this many received bytes, just below 256 KiB: measured at no cost beside
+#: less frequent ones, and it keeps the peer's log within a few blocks (doc/adr/0003).
+ACK_BYTES = BATCH
 #: ... or after this many seconds: long enough that a ping-pong is not doubled in records,
 #: short enough that the peer's memory is not held for an idle stream.
 ACK_DELAY = 0.02
@@ -51,7 +51,7 @@ class Acknowledger:
         """Count a new frame's payload."""
         self._bytes += size
 
-    def record_done(self) -> None:
+    def records_done(self) -> None:
         """Acknowledge now if enough has come in, else soon."""
         due = self._received.received - self._told
         if not due:

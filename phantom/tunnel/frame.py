@@ -84,8 +84,8 @@ class FrameReceiver(Protocol):
                 `protocol_failed`.
         """
 
-    def record_done(self, link: FrameProtocol) -> None:
-        """All frames of a record were taken."""
+    def records_done(self, link: FrameProtocol) -> None:
+        """All frames of the records that came together were taken, or will never be."""
 
     def link_ready(self, link: FrameProtocol) -> None:
         """The link, which was congested, takes records again."""
@@ -209,35 +209,47 @@ class FrameProtocol:
         self._arm_keepalive()
         self.receiver.link_made(self)
 
-    def dataReceived(self, data: bytes) -> None:
+    def dataReceived(self, data: bytes | memoryview) -> None:
         """Deal with the frames of one record."""
+        self.records_received([memoryview(data)])
+
+    def records_received(self, records: list[memoryview]) -> None:
+        """Deal with the frames of several records, which are only valid during the call."""
         self.last_heard = self._runtime.clock.seconds()
-        self._records_received += 1
-        self.records += 1
+        self._records_received += len(records)
+        self.records += len(records)
         if self.allowance is not None:
             self._check_allowance(self.allowance)
         self._bytes_at_record = self.transport.received
         useful = False
         try:
-            for kind, stream_id, payload in parse_frames(memoryview(data)):
-                if kind == FrameType.PING:
-                    self._ping_received(payload)
-                elif kind == FrameType.PONG:
-                    self._pong_received(payload)
-                elif kind != FrameType.PADDING and kind < 0x80:
+            for record in records:
+                if self._record_received(record):
                     useful = True
-                    self.receiver.frame_received(self, kind, stream_id, payload)
-                if not self.connected:
-                    return
-            if not useful:
-                if not self._idle.spend(self.last_heard):
+                elif self.connected and not self._idle.spend(self.last_heard):
                     raise RemoteProtocolError("a flood of records that carry nothing")
-            elif self._watch is None:
+                if not self.connected:
+                    break
+            if useful and self._watch is None and self.connected:
                 self._watch_quiet()
         except RemoteProtocolError as error:
             self.receiver.protocol_failed(self, error)
-            return
-        self.receiver.record_done(self)
+        self.receiver.records_done(self)
+
+    def _record_received(self, record: memoryview) -> bool:
+        """Deal with one record; return whether it carried anything for the receiver."""
+        useful = False
+        for kind, stream_id, payload in parse_frames(record):
+            if kind == FrameType.PING:
+                self._ping_received(payload)
+            elif kind == FrameType.PONG:
+                self._pong_received(payload)
+            elif kind != FrameType.PADDING and kind < 0x80:
+                useful = True
+                self.receiver.frame_received(self, kind, stream_id, payload)
+            if not self.connected:
+                break
+        return useful
 
     def connectionLost(self, reason: Failure) -> None:
         """Report the end upwards, once."""
@@ -261,6 +273,16 @@ class FrameProtocol:
                 self._watch_quiet()
             self.records += 1
             self.transport.write(plaintext)
+            if self.allowance is not None:
+                self._check_allowance(self.allowance)
+
+    def send_records(self, plaintexts: list[memoryview]) -> None:
+        """Send several records in one go; each is whole frames, valid during the call."""
+        if self.connected:
+            if self._watch is None:
+                self._watch_quiet()
+            self.records += len(plaintexts)
+            self.transport.write_records(plaintexts)
             if self.allowance is not None:
                 self._check_allowance(self.allowance)
 
@@ -411,7 +433,7 @@ class DeadEnd:
     def frame_received(self, link: Any, kind: int, stream_id: int, payload: memoryview) -> None:
         """Ignore."""
 
-    def record_done(self, link: FrameProtocol) -> None:
+    def records_done(self, link: FrameProtocol) -> None:
         """Ignore."""
 
     def link_ready(self, link: FrameProtocol) -> None:

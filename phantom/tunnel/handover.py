@@ -103,6 +103,11 @@ class Junction:
 
     connectionMade = None
 
+    def records_received(self, records: list[memoryview]) -> None:
+        """Take the records of one read."""
+        for record in records:
+            self.dataReceived(record)
+
     def dataReceived(self, data: bytes | memoryview) -> None:
         """Take one record; the first ATTACH decides who gets it and all that follow."""
         if self._take is None:
@@ -403,8 +408,8 @@ class BorneLink:
         self.transport.write(encode(Message.RECORD, data))
 
     def write_records(self, plaintexts: list[memoryview]) -> None:
-        """Send several records in one go; they are copied."""
-        self.transport.write(b"".join(encode(Message.RECORD, each) for each in plaintexts))
+        """Send several records by the link; they are copied."""
+        self.transport.write(b"".join(encode(Message.RECORD, data) for data in plaintexts))
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Let the local socket pause and resume the frames."""

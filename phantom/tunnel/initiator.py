@@ -188,13 +188,8 @@ class NoiseInitiator(NoiseProtocol):
             if self._settings.prefix or not all(0x20 <= b < 0x7F for b in ephemeral.wire[:6]):
                 return ephemeral
 
-    def dataReceived(self, data: bytes) -> None:
-        """Take the server's message, then records."""
-        if self.established:
-            self._records_received(data)
-            return
-        if self._ended:
-            return
+    def handshake_received(self, data: bytes) -> None:
+        """Take the server's message."""
         try:
             reply = self._opening.receive(data)
         except (HandshakeError, RemoteProtocolError) as error:

@@ -17,11 +17,10 @@ from twisted.python.failure import Failure
 from phantom.address import Destination
 from phantom.core.budget import TokenBucket
 from phantom.core.scheduler import Scheduler
-from phantom.core.session import SendLog
+from phantom.core.session import FULL_PAYLOAD, SendLog
 from phantom.core.stream import State
 from phantom.core.window import DEFAULT_WINDOW_LIMIT, CreditPool, ReceiveWindow, add_credit
 from phantom.core.wire import (
-    HEADER_SIZE,
     INITIAL_CREDIT,
     MAX_STREAM_ID,
     FrameType,
@@ -46,9 +45,9 @@ if TYPE_CHECKING:
 
 log = make_logger()
 
-#: Payload of one DATA frame when several streams wait: four of them share a record, so a
-#: late stream waits for one record and not for four.
-SHARED_QUANTUM = 16 * 1024 - HEADER_SIZE
+#: What a stream puts into the log at a time when several wait: one record, so that a late
+#: stream waits for a few records of others and not for a batch of each.
+SHARED_QUANTUM = FULL_PAYLOAD
 #: Opens and other control frames a peer may send at once and a second.  A saturated
 #: 2-core machine opens about 5,000 streams a second with four control frames each.
 CONTROL_BURST = 80_000
@@ -126,6 +125,8 @@ class MultiplexerProtocol:
         self._session: Session | None = None
         self._pool = CreditPool(limits.session_memory, limits.max_streams)
         self._scheduler: Scheduler[Stream] = Scheduler()
+        # Streams that have pieces of the records in hand yet to deliver.
+        self._gathering: list[Stream] = []
         self.streams: dict[int, Stream] = {}
         # Closed on the wire, still read locally; in order of their closing.
         self._undelivered: dict[int, Stream] = {}
@@ -179,21 +180,32 @@ class MultiplexerProtocol:
         return sum(stream.waiting + stream.window.buffered for stream in streams)
 
     def produce(self, send_log: SendLog) -> None:
-        """Append about one record of what the streams want to send."""
+        """Append about one batch of what the streams want to send."""
         scheduler = self._scheduler
-        while scheduler and send_log.has_room:
-            # Of a slow link's small record likewise: what lies in the log is not overtaken.
-            most = send_log.frame_limit
-            room = most - send_log.unsent_in_open_run
-            if room < min(SHARED_QUANTUM, most) // 2 and send_log.has_unsent:
-                return
+        while send_log.unsent < send_log.batch and send_log.has_room:
             stream = scheduler.take()
             if stream is None:
                 return
             stream.queued = False
-            stream.emit(send_log, min(room, SHARED_QUANTUM) if scheduler else most)
+            # What lies in the log is not overtaken, so of a slow link's batch less likewise.
+            batch = send_log.batch
+            stream.emit(send_log, min(batch, SHARED_QUANTUM) if scheduler else batch)
             if not stream.queued and stream.ready:
                 self.activate(stream)
+
+    def open_log(self) -> SendLog | None:
+        """Return the log if data may be put into it now, as it would be sent at once."""
+        return self._session.open_log() if self._session is not None else None
+
+    def flush(self) -> None:
+        """Send what waits, now."""
+        if self._session is not None:
+            self._session.flush()
+
+    def wake(self) -> None:
+        """Send what waits, at the end of the turn."""
+        if self._session is not None:
+            self._session.wake()
 
     def frame_received(self, kind: int, stream_id: int, payload: memoryview) -> None:
         """Route one sequenced frame.
@@ -210,6 +222,8 @@ class MultiplexerProtocol:
             else:
                 self._stray_frame(stream_id)
             return
+        if stream is not None and stream.gathers:
+            stream.deliver_gathered()  # what came before comes before
         if not self._control.spend(self._runtime.clock.seconds()):
             raise RemoteProtocolError("a flood of control frames")
         if kind == FrameType.STREAM_OPEN:
@@ -270,6 +284,17 @@ class MultiplexerProtocol:
             FrameType.STREAM_OPEN, stream_id, encode_open(destination, window.grant())
         )
         return stream
+
+    def gather(self, stream: Stream) -> None:
+        """Have `stream` deliver its pieces when all frames that came together were taken."""
+        self._gathering.append(stream)
+
+    def frames_done(self) -> None:
+        """Let the streams deliver: the records' memory is about to be used again."""
+        if self._gathering:
+            gathering, self._gathering = self._gathering, []
+            for stream in gathering:
+                stream.deliver_gathered()
 
     def _is_ours(self, stream_id: int) -> bool:
         return (stream_id & 1 == 1) == self._client
@@ -359,7 +384,7 @@ class MultiplexerProtocol:
     def activate(self, stream: Stream) -> None:
         """Queue a stream that has something to send."""
         stream.queued = True
-        self._scheduler.add(stream, stream.waiting, stream.sent)
+        self._scheduler.add(stream, stream.appetite, stream.sent)
         if self._session is not None:
             self._session.wake()
 

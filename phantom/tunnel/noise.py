@@ -2,8 +2,8 @@
 
 Below is a carrier's byte stream.  Above, once the handshake is done
 (`phantom.tunnel.initiator`, `phantom.tunnel.responder`), is a transport of whole records: each
-``write`` seals one, each ``dataReceived`` hands up the plaintext of one.  The layer above is
-started only then, so nothing unauthenticated ever reaches it.
+``write`` seals one, and ``records_received`` hands up the plaintexts of those that came in one
+read.  The layer above is started only then, so nothing unauthenticated ever reaches it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from phantom.crypto.records import RecordOpener, RecordReader, RecordSealer
+from phantom.core.session import FULL_RECORD
+from phantom.crypto.records import OVERHEAD, RecordOpener, RecordReader, RecordSealer
 from phantom.errors import RemoteProtocolError
+from phantom.fast.buffers import borrow_opened, return_opened, sealed_buffer
+from phantom.fast.sockets import READ_SIZE
 from phantom.interfaces import StrangerPolicy
 from phantom.layer import Layer
 from phantom.runtime import Runtime
@@ -24,6 +27,13 @@ from phantom.telemetry import make_logger
 from phantom.tunnel.post_quantum import Agreed
 
 log = make_logger()
+
+#: Bytes of a full record on the wire.  What is read next begins with what the record in hand
+#: lacks, and should end with a record, so that none is copied.
+FULL_SEALED = FULL_RECORD + OVERHEAD
+#: Records below this are sealed into an object of their own, which costs less than the lent
+#: buffer's views.
+SEALED_APART = 2048
 
 
 class NoiseProtocol(Layer):
@@ -56,7 +66,10 @@ class NoiseProtocol(Layer):
         self.post_quantum = False
         self._on_confirmed: Callable[[], None] | None = None
         self._ended = False
+        self.read_size = READ_SIZE
         self._seal: Callable[[bytes | memoryview], bytes]
+        self._seal_into: Callable[[memoryview, memoryview], int]
+        self._send_buffer: Callable[[bytes | memoryview], bool] | None = None
         self._reader: RecordReader
         self._timer: IDelayedCall | None = None
 
@@ -66,7 +79,10 @@ class NoiseProtocol(Layer):
         keys = agreed.keys
         self.post_quantum = agreed.post_quantum
         self._on_confirmed = agreed.confirmed
-        self._seal = RecordSealer(keys.send, keys.cipher).seal
+        sealer = RecordSealer(keys.send, keys.cipher)
+        self._seal = sealer.seal
+        self._seal_into = sealer.seal_into
+        self._send_buffer = getattr(self.transport, "send_buffer", None)
         self._reader = RecordReader(RecordOpener(keys.receive, keys.cipher))
         self.start_upper()
         if leftover and not self._ended:
@@ -83,16 +99,34 @@ class NoiseProtocol(Layer):
         if timer is not None:
             timer.cancel()
 
-    def _records_received(self, data: bytes) -> None:
+    def dataReceived(self, data: bytes | memoryview) -> None:
+        """Take the peer's handshake message, then records."""
+        if self.established:
+            self._records_received(data)
+        elif not self._ended:
+            self.handshake_received(bytes(data))
+
+    #: Records may come in a buffer that is lent: each is opened before the call returns.
+    buffer_received = dataReceived
+
+    def handshake_received(self, data: bytes) -> None:
+        """Take a part of the peer's handshake message; each role knows its own."""
+        raise NotImplementedError
+
+    def _records_received(self, data: bytes | memoryview) -> None:
         self.received += len(data)
-        receive = self.upper.dataReceived
+        reader = self._reader
+        buffer = borrow_opened(len(data))
         try:
-            for plaintext in self._reader.receive(data):
-                receive(plaintext)
-                if self._ended:
-                    return
-        except RemoteProtocolError as error:
-            self._records_failed(error)
+            records = reader.receive(data, buffer)
+            if records:
+                self.upper.records_received(records)
+        finally:
+            return_opened(buffer)
+        missing = reader.missing
+        self.read_size = missing + 3 * FULL_SEALED if missing else 4 * FULL_SEALED
+        if reader.failure is not None:
+            self._records_failed(reader.failure)
 
     def _records_failed(self, error: RemoteProtocolError) -> None:
         """Stop parsing; the link is over for us, but not yet for who watches it."""
@@ -108,7 +142,30 @@ class NoiseProtocol(Layer):
     def write(self, data: bytes | memoryview) -> None:
         """Send whole frames as one record."""
         if not self._ended:
-            self.transport.write(self._seal(data))
+            (self._send_buffer or self.transport.write)(self._seal(data))
+
+    def write_records(self, plaintexts: list[memoryview]) -> None:
+        """Send several records in one go, at once where the transport can."""
+        if self._ended:
+            return
+        send_buffer = self._send_buffer
+        if send_buffer is None:
+            self.transport.write(b"".join(map(self._seal, plaintexts)))
+            return
+        if len(plaintexts) == 1 and len(plaintexts[0]) < SEALED_APART:
+            send_buffer(self._seal(plaintexts[0]))
+            return
+        seal_into = self._seal_into
+        buffer = sealed_buffer.view
+        end = 0
+        for plaintext in plaintexts:
+            if len(buffer) - end < len(plaintext) + OVERHEAD:
+                if not send_buffer(buffer[:end]):
+                    buffer = sealed_buffer.renew()
+                end = 0
+            end += seal_into(plaintext, buffer[end:])
+        if not send_buffer(buffer[:end]):
+            sealed_buffer.renew()
 
     def readConnectionLost(self) -> None:
         """End the link: half of one is of no use."""

@@ -454,7 +454,7 @@ class PendingLink:
         link.confirmed()
         self._registry.attach(link, Attach.decode(payload))
 
-    def record_done(self, link: FrameProtocol) -> None:
+    def records_done(self, link: FrameProtocol) -> None:
         """Nothing to do."""
 
     def link_ready(self, link: FrameProtocol) -> None:

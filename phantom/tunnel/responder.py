@@ -127,13 +127,8 @@ class NoiseResponder(NoiseProtocol):
         self._visitors.arrived(self)
         self._opening.begin(self.transport, self._turn_away)
 
-    def dataReceived(self, data: bytes) -> None:
-        """Take the client's message, then records."""
-        if self.established:
-            self._records_received(data)
-            return
-        if self._ended:
-            return
+    def handshake_received(self, data: bytes) -> None:
+        """Take the client's message."""
         if self._agreed is not None:
             self._await(self._agreed, data)
             return

@@ -17,6 +17,9 @@ from twisted.python.failure import Failure
 from phantom.core.budget import TokenBucket
 from phantom.core.freshness import Freshness
 from phantom.core.session import (
+    BATCH,
+    FULL_RECORD,
+    SMALL_RECORD,
     BlockPool,
     LinkCursor,
     ReceiveLog,
@@ -49,9 +52,9 @@ SUPERSEDED_LINGER = 3.0
 #: Seconds that the server may take to answer an ATTACH.  What comes by the link before counts
 #: no more from then on, so a link that is up and carries nothing would be a stall.
 PROPOSAL_TIMEOUT = 10.0
-#: Records written in one go before the reactor gets its turn: an unbounded loop would never
+#: Batches written in one go before the reactor gets its turn: an unbounded loop would never
 #: read the acknowledgements that free its memory.
-RECORDS_A_TURN = 8
+BATCHES_A_TURN = 8
 
 
 class FrameSource(Protocol):
@@ -61,7 +64,7 @@ class FrameSource(Protocol):
         """The session is there; frames may be sent, and are kept until a link comes."""
 
     def produce(self, send_log: SendLog) -> None:
-        """Append about one record of the streams' waiting data to the log."""
+        """Append about one batch of the streams' waiting data to the log."""
 
     def frame_received(self, kind: int, stream_id: int, payload: memoryview) -> None:
         """Take one new sequenced frame.
@@ -69,6 +72,9 @@ class FrameSource(Protocol):
         Raises:
             RemoteProtocolError: It breaks a rule.
         """
+
+    def frames_done(self) -> None:
+        """The payloads of all frames taken so far are about to become invalid."""
 
     def session_lost(self, reason: Failure) -> None:
         """The session is over, for good."""
@@ -330,11 +336,12 @@ class Session:
         if on_attached is not None:
             on_attached(again)
 
-    def record_done(self, link: FrameProtocol) -> None:
-        """Acknowledge when enough has come in, and send what the record set free."""
+    def records_done(self, link: FrameProtocol) -> None:
+        """Acknowledge when enough has come in, and send what the records set free."""
+        self._source.frames_done()
         if self.ended:
             return
-        self._acknowledger.record_done()
+        self._acknowledger.records_done()
         if self._log.has_unsent:
             self.wake()
 
@@ -384,6 +391,19 @@ class Session:
             self._log.append(kind, stream_id, payload)
             self.wake()
 
+    def open_log(self) -> SendLog | None:
+        """Return the log if data may be put into it now, as it would be sent at once."""
+        link = self.link
+        if link is None or link.congested or self.ended:
+            return None
+        send_log = self._log
+        return send_log if send_log.unsent < send_log.batch and send_log.has_room else None
+
+    def flush(self) -> None:
+        """Send what waits now: there is enough of it."""
+        if not self._flushing:
+            self._flush()
+
     def wake(self) -> None:
         """Send what waits, at the end of this turn of the reactor."""
         if not self._flush_due:
@@ -426,25 +446,25 @@ class Session:
 
     def _flush(self) -> None:
         self._flushing = True
-        records = self._send_records()
+        sent = self._send_records()
         self._flushing = False
         if self.ended:
             return
         if self._log.overflowing:
             self.end(Failure(SessionError("the peer acknowledges nothing")))
-        elif records:
+        elif sent:
             self._stall.sent()
 
     def _send_records(self) -> int:
-        """Write records until the link is full, nothing waits, or the turn's share is done."""
+        """Write batches until the link is full, nothing waits, or the turn's share is done."""
         link = self.link
         send_log = self._log
-        records = 0
+        batches = 0
+        limit = SMALL_RECORD
         if link is not None:
-            limit = min(self._fresh.record_limit, link.record_limit)
-            send_log.frame_limit = limit - HEADER_SIZE
+            limit = self._limit_records(link)
         while link is not None and not link.congested and not self.ended:
-            if records == RECORDS_A_TURN:
+            if batches == BATCHES_A_TURN:
                 self.wake()
                 break
             if send_log.has_room:
@@ -452,14 +472,23 @@ class Session:
                 link = self.link  # producing calls streams, and they may end anything
                 if link is None:
                     break
-            record = send_log.take(limit)
-            if record is None:
+            records = send_log.take_batch(limit)
+            if not records:
                 break
             if not self._fresh.trusted:
-                self._fresh.sent(len(record), send_log.sent, self._runtime.clock.seconds())
-            link.send_record(record)
-            records += 1
-        return records
+                size = sum(map(len, records))
+                self._fresh.sent(size, send_log.sent, self._runtime.clock.seconds())
+            link.send_records(records)
+            batches += 1
+        return batches
+
+    def _limit_records(self, link: FrameProtocol) -> int:
+        """Cut frames and records to what the link can do now; return the records' size."""
+        send_log = self._log
+        limit = min(self._fresh.record_limit, link.record_limit, FULL_RECORD)
+        send_log.frame_limit = limit - HEADER_SIZE
+        send_log.batch = BATCH if limit == FULL_RECORD else limit
+        return limit
 
     def _send_ack(self, received: int) -> None:
         if self.link is not None:

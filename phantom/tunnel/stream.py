@@ -21,11 +21,12 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from phantom.core.session import SendLog
+from phantom.core.session import FULL_PAYLOAD, SendLog
 from phantom.core.stream import RECEIVING, SENDING, TRANSITIONS, Event, State
 from phantom.core.window import ReceiveWindow, add_credit
 from phantom.core.wire import INITIAL_CREDIT, FrameType
 from phantom.errors import LocalProtocolError, Outcome, RemoteProtocolError, StreamError
+from phantom.fast.sockets import QuickConnection
 from phantom.telemetry import make_logger
 
 if TYPE_CHECKING:
@@ -37,9 +38,8 @@ log = make_logger()
 #: two of Twisted's 64 KiB reads, so that a bulk stream always has a record's worth waiting,
 #: and no more.  A crowd of streams has less each (`MultiplexerProtocol.high_water`).
 HIGH_WATER = 128 * 1024
-#: A received piece smaller than this is copied when it must wait, and joined with others: a
-#: view would keep the whole record (up to 64 KiB) alive for it.
-KEEP_VIEW = 32 * 1024
+#: Received pieces that must wait are joined until they have this size.
+JOINED = 32 * 1024
 
 #: Where a stream's `getPeer` and `getHost` point: the destination is known to the other
 #: end only, and addresses end up in logs.
@@ -74,15 +74,20 @@ class Stream:
         "_delivering",
         "_end_reason",
         "_finish",
+        "_gathered",
         "_half_closes",
         "_inbox",
+        "_last_read",
         "_mux",
         "_outbox",
+        "_parked",
         "_paused",
+        "_pieces_received",
         "_producer",
         "_producer_paused",
         "_protocol",
         "_read_ended",
+        "_source",
         "_streaming",
         "_views",
         "credit",
@@ -110,15 +115,23 @@ class Stream:
         self.queued = False
         self.on_outcome: Callable[[Outcome], None] | None = None
         self._outbox: deque[bytes | memoryview] = deque()
-        self._inbox: deque[bytearray | memoryview] | None = None
+        self._inbox: deque[bytearray] | None = None
         self._protocol: Any = None
         self._half_closes = False
         self._views = False
+        # Views of the records in hand, for a protocol that takes several pieces in one call.
+        self._gathered: list[memoryview] = []
+        self._pieces_received: Callable[[list[memoryview]], None] | None = None
         self._paused = False
         self._delivering = False
         self._producer: Any = None
         self._streaming = False
         self._producer_paused = False
+        # A socket that is read straight into the session's log; while parked nobody waits for
+        # it to become readable: it is read when it is this stream's turn.
+        self._source: QuickConnection | None = None
+        self._parked = False
+        self._last_read = 0
         # What to do when everything written is sent: HALF_CLOSE or STREAM_CLOSE.
         self._finish: FrameType | None = None
         # loseConnection was called: nothing more is delivered.
@@ -135,8 +148,8 @@ class Stream:
 
         Args:
             protocol: An IProtocol.  One with a true attribute ``accepts_views`` gets
-                ``memoryview`` objects, valid as long as they are referred to, instead of
-                copies.
+                ``memoryview`` objects, valid during the call, instead of copies; one with
+                a method ``pieces_received`` gets lists of them instead of single ones.
         """
         self.protocol = protocol
         self._tell(protocol.makeConnection, self)
@@ -151,6 +164,7 @@ class Stream:
     def protocol(self, protocol: Any) -> None:
         self._half_closes = IHalfCloseableProtocol.providedBy(protocol)
         self._views = getattr(protocol, "accepts_views", False)
+        self._pieces_received = getattr(protocol, "pieces_received", None)
         self._protocol = protocol
 
     def accept(self, protocol: Any) -> None:
@@ -277,6 +291,60 @@ class Stream:
         """Forget the producer."""
         self._producer = None
         self._streaming = False
+        self._release_source()
+
+    # -- a source that is read into the session's log -----------------------------------
+
+    def use_source(self, source: QuickConnection) -> None:
+        """Read the registered producer's socket from here, without a copy in between.
+
+        What it brings is sent as if it had been written; pausing is this stream's own affair.
+
+        Args:
+            source: The socket's connection; `unregisterProducer` ends it.
+        """
+        if self._producer is not None:
+            self._source = source
+            source.reader = self
+
+    def read_from(self, connection: QuickConnection) -> Exception | None:
+        """Read the source, which is readable, if what it has can be sent now."""
+        send_log = None
+        if self.credit > 0 and not self.waiting and not self.queued and self.state in SENDING:
+            send_log = self._mux.open_log()
+        if send_log is None:
+            self._parked = True
+            connection.stopReading()
+            self._activate()
+            return None
+        size = self._read(connection, send_log, send_log.batch)
+        if size >= send_log.frame_limit // 2:
+            self._mux.flush()
+        elif size:
+            self._mux.wake()
+        else:
+            return connection.read_end
+        return None
+
+    def _read(self, connection: QuickConnection, send_log: SendLog, limit: int) -> int:
+        """Read once; a source that brought little last time gets room for one frame only."""
+        if self._last_read < FULL_PAYLOAD // 2 or limit > self.credit:
+            limit = min(self.credit, limit, FULL_PAYLOAD)
+        room = send_log.reserve(limit)
+        size = connection.read_into(room)
+        send_log.commit(self.stream_id, room, size)
+        self.credit -= size
+        self.sent += size
+        self._last_read = size
+        return size
+
+    def _release_source(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            source.reader = None
+            if self._parked:
+                self._parked = False
+                source.resumeProducing()
 
     # -- IPushProducer -------------------------------------------------------------------
 
@@ -303,9 +371,14 @@ class Stream:
     @property
     def ready(self) -> bool:
         """Whether there is something that may be sent now."""
-        if self.waiting and self.state in SENDING:
+        if (self.waiting or self._parked) and self.state in SENDING:
             return self.credit > 0
         return self._may_finish
+
+    @property
+    def appetite(self) -> int:
+        """About how many bytes it would send now, for the scheduler to tell small from bulk."""
+        return self.waiting or self._last_read
 
     @property
     def _may_finish(self) -> bool:
@@ -322,11 +395,17 @@ class Stream:
         if self.state is State.CLOSED:
             return
         if self.waiting and self.state in SENDING:
-            size = min(self.waiting, self.credit, limit)
+            size = min(self.waiting, self.credit, limit, send_log.frame_limit)
             if size:
                 send_log.append_parts(FrameType.DATA, self.stream_id, self._take(size), size)
                 self.credit -= size
                 self.sent += size
+        elif self._parked and self._source is not None and self.state in SENDING:
+            if self.credit and not self._read(self._source, send_log, limit):
+                # Empty, or ended: the reactor tells us which.
+                self._parked = False
+                self._source.resumeProducing()
+            return
         if self._finish is not None and (not self.waiting or self.state not in SENDING):
             if self._may_finish:
                 self._send_finish(send_log)
@@ -382,19 +461,42 @@ class Stream:
             self._took(len(data))
         elif self._paused or self._inbox or self._protocol is None:
             self._keep(data)
+        elif self._pieces_received is not None:
+            if not self._gathered:
+                self._mux.gather(self)
+            self._gathered.append(data)
         else:
             self._delivering = True
             self._hand_over(data)
             self._delivering = False
+
+    @property
+    def gathers(self) -> bool:
+        """Whether something was received that is yet to be delivered, or kept, or dropped."""
+        return bool(self._gathered)
+
+    def deliver_gathered(self) -> None:
+        """Hand over what was gathered, which is valid for this call only."""
+        pieces, self._gathered = self._gathered, []
+        if not pieces:
+            return
+        if self._closing:
+            self._took(sum(map(len, pieces)))
+        elif self._paused or self._inbox or self._pieces_received is None:
+            for piece in pieces:
+                self._keep(piece)
+        else:
+            self._delivering = True
+            self._tell(self._pieces_received, pieces)
+            self._delivering = False
+            self._took(sum(map(len, pieces)))
 
     def _keep(self, data: memoryview) -> None:
         """Put received data into the inbox."""
         inbox = self._inbox
         if inbox is None:
             inbox = self._inbox = deque()
-        if len(data) >= KEEP_VIEW:
-            inbox.append(data)
-        elif inbox and isinstance(inbox[-1], bytearray) and len(inbox[-1]) < KEEP_VIEW:
+        if inbox and len(inbox[-1]) < JOINED:
             # Joined, or a peer's frames of a byte each would cost fifty times their size.
             inbox[-1] += data
         else:
@@ -538,6 +640,7 @@ class Stream:
 
     def _release_producer(self) -> None:
         """Let go of the producer, from which nothing is taken any more."""
+        self._release_source()
         producer, self._producer = self._producer, None
         streaming, self._streaming = self._streaming, False
         if producer is None:
@@ -548,6 +651,10 @@ class Stream:
             self._tell(producer.resumeProducing)
 
     def _discard_inbox(self) -> None:
+        if self._gathered:
+            size = sum(map(len, self._gathered))
+            self._gathered.clear()
+            self._took(size)
         if self._inbox:
             size = sum(len(data) for data in self._inbox)
             self._inbox.clear()

@@ -35,7 +35,7 @@ class Rogue:
     def frame_received(self, link: Any, kind: int, stream_id: int, payload: memoryview) -> None:
         self.heard.append((kind, bytes(payload)))
 
-    def record_done(self, link: FrameProtocol) -> None:
+    def records_done(self, link: FrameProtocol) -> None:
         pass
 
     def link_ready(self, link: FrameProtocol) -> None:

@@ -52,12 +52,13 @@ def demo(once: bool, socks5_port: int, http_port: int, megabytes: int) -> None:
     from twisted.internet import reactor as installed
 
     from phantom.app.demo import Demo
+    from phantom.app.process import prepare_process
     from phantom.errors import ConfigurationError
-    from phantom.runtime import steady, system_runtime
+    from phantom.runtime import system_runtime
     from phantom.telemetry import set_level
 
     reactor: Any = installed
-    steady(reactor)
+    prepare_process(reactor)
     set_level("warn")
     _end_on_signals(reactor)
     with tempfile.TemporaryDirectory(prefix="phantom-demo-") as folder:

@@ -1,0 +1,112 @@
+"""The reactor's turns: a list of calls for their end, and a shorter way to each event.
+
+Twisted offers ``callLater(0)`` for "when this turn's events are dealt with": an object, a
+heap entry and a pass through the timer loop for each, run at the beginning of the next turn.
+Here it is a list, run when the events of a turn have been dealt with.
+
+Twisted's epoll reactor also sets up a logging context for every event of every socket, so
+that old-style log lines begin with the protocol's name.  phantom's log lines name their
+module instead, so on that reactor events go straight to their sockets.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.base import ReactorBase
+
+from phantom.telemetry import make_logger
+
+log = make_logger()
+
+Call = Callable[[], object]
+
+
+class Turns:
+    """Calls to make at the end of the reactor's present turn.
+
+    Args:
+        reactor: Its ``doIteration`` is replaced.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._calls: list[Call] = []
+        self._stock: Callable[[float | None], object] = reactor.doIteration
+        self._reactor = reactor
+        reactor.doIteration = self._epoll if _is_epoll(reactor) else self._any
+
+    def at_end(self, call: Call) -> None:
+        """Call `call` once this turn's events are dealt with.
+
+        What is added from within such a call is made at the end of the next turn, which
+        then follows at once.
+        """
+        self._calls.append(call)
+
+    def _any(self, delay: float | None) -> None:
+        self._stock(0 if self._calls else delay)
+        if self._calls:
+            self._end()
+
+    def _epoll(self, delay: float | None) -> None:
+        if self._calls:
+            delay = 0
+        elif delay is None:
+            delay = -1  # epoll_wait(2): no limit
+        reactor = self._reactor
+        selectables = reactor._selectables
+        try:
+            events = reactor._poller.poll(delay, len(selectables))
+        except OSError as error:
+            if error.errno != errno.EINTR:
+                raise
+            events = ()
+        deal = reactor._doReadOrWrite
+        for number, event in events:
+            # One that an earlier event of this turn has closed is gone from there.
+            selectable = selectables.get(number)
+            if selectable is not None:
+                deal(selectable, number, event)
+        if self._calls:
+            self._end()
+
+    def _end(self) -> None:
+        calls, self._calls = self._calls, []
+        for call in calls:
+            try:
+                call()
+            except Exception:
+                # As the reactor does with its timers: one failure is not everybody's.
+                log.failure("a call at the end of a turn failed")
+
+
+def _is_epoll(reactor: Any) -> bool:
+    try:
+        from twisted.internet.epollreactor import EPollReactor
+    except ImportError:
+        return False  # not Linux
+    return type(reactor) is EPollReactor
+
+
+def install_turns(reactor: Any) -> None:
+    """Give a reactor `Turns`, if it can have them; for a process that is phantom's own.
+
+    Args:
+        reactor: Left as it is if it has no ``doIteration`` to replace (asyncio's, say).
+    """
+    if isinstance(reactor, ReactorBase) and _iterates(reactor) and find_turns(reactor) is None:
+        reactor._phantom_turns = Turns(reactor)  # type: ignore[attr-defined]
+
+
+def find_turns(reactor: Any) -> Turns | None:
+    """Return what `install_turns` gave the reactor, or None."""
+    turns: Turns | None = getattr(reactor, "_phantom_turns", None)
+    return turns
+
+
+def _iterates(reactor: ReactorBase) -> bool:
+    """Return whether this reactor's loop is the stock one, made of iterations."""
+    same_loop = type(reactor).mainLoop is ReactorBase.mainLoop
+    return same_loop and type(reactor).doIteration is not ReactorBase.doIteration
