@@ -281,7 +281,9 @@ def _connect(source: RelayProtocol, sink: RelayProtocol) -> None:
         source._write = quick.send_now
         source._write_pieces = quick.send_pieces
         return
-    source._write = far.write
+    write = far.write
+    # Anybody else keeps what is written until it can be sent, and a view is only lent.
+    source._write = lambda data: write(bytes(data))
     use_source = getattr(far, "use_source", None)
     if use_source is not None:
         quick = quicken(near)

@@ -178,12 +178,13 @@ class RecordOpener(_Direction):
             raise RemoteProtocolError("an empty record")
         return int(size)
 
-    def open_body(self, sealed: Buffer, buffer: memoryview) -> memoryview:
+    def open_body(self, sealed: Buffer, buffer: memoryview | None = None) -> memoryview:
         """Return the plaintext, and go on to the next record.
 
         Args:
             sealed: As many bytes as `open_length` said.
-            buffer: Where the plaintext goes, at its beginning; long enough.
+            buffer: Where the plaintext goes, at its beginning; long enough.  None for memory
+                of its own.
 
         Returns:
             The part of `buffer` that was written.
@@ -191,7 +192,8 @@ class RecordOpener(_Direction):
         Raises:
             RemoteProtocolError: It is not authentic; the counter stays.
         """
-        plaintext = buffer[: len(sealed) - TAG_SIZE]
+        size = len(sealed) - TAG_SIZE
+        plaintext = memoryview(bytearray(size)) if buffer is None else buffer[:size]
         try:
             self._body.decrypt_into(self._pack(self._counter), sealed, None, plaintext)
         except InvalidTag:

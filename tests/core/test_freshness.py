@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from phantom.core.freshness import FRESH_BYTES, FRESH_TIME, Freshness
 from phantom.core.session import (
+    FULL_PAYLOAD,
+    FULL_RECORD,
     MAX_RETAINED_BYTES,
     SMALL_PAYLOAD,
     SMALL_RECORD,
     BlockPool,
     SendLog,
 )
-from phantom.core.wire import MAX_PAYLOAD, MAX_RECORD_PLAINTEXT, FrameType
+from phantom.core.wire import MAX_PAYLOAD, FrameType
 
 
 def fill(fresh: Freshness, now: float, first: int = 0) -> int:
@@ -38,7 +40,7 @@ def test_small_until_enough_was_acknowledged() -> None:
     assert not fresh.trusted
     fresh.acknowledged(last, 0.1)
     assert fresh.trusted
-    assert (fresh.record_limit, fresh.frame_limit) == (MAX_RECORD_PLAINTEXT, MAX_PAYLOAD)
+    assert (fresh.record_limit, fresh.frame_limit) == (FULL_RECORD, FULL_PAYLOAD)
 
 
 def test_little_is_kept_until_then() -> None:

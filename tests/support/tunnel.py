@@ -49,15 +49,26 @@ class LengthPrefixed(Layer):
     def write(self, data: Any) -> None:
         self.transport.write(len(data).to_bytes(4, "big") + bytes(data))
 
+    def write_records(self, plaintexts: list[memoryview]) -> None:
+        for plaintext in plaintexts:
+            self.write(plaintext)
+
     def dataReceived(self, data: bytes) -> None:
         self.received += len(data)
         self._buffer += data
-        while len(self._buffer) >= 4:
-            end = 4 + int.from_bytes(self._buffer[:4], "big")
-            if len(self._buffer) < end:
-                return
-            record, self._buffer = self._buffer[4:end], self._buffer[end:]
-            self.upper.dataReceived(record)
+        # As in life, what is handed up is only valid during the call.
+        memory = bytearray(self._buffer)
+        records, start = [], 0
+        while len(memory) - start >= 4:
+            end = start + 4 + int.from_bytes(memory[start : start + 4], "big")
+            if len(memory) < end:
+                break
+            records.append(memoryview(memory)[start + 4 : end])
+            start = end
+        self._buffer = self._buffer[start:]
+        if records:
+            self.upper.records_received(records)
+        memory[:] = b"\xff" * len(memory)
 
     def readConnectionLost(self) -> None:
         self.upper.connectionLost(Failure(ConnectionDone()))

@@ -60,8 +60,8 @@ class Upper:
     def stopProducing(self) -> None:
         pass
 
-    def dataReceived(self, data: bytes) -> None:
-        self.records.append(bytes(data))
+    def records_received(self, records: list[memoryview]) -> None:
+        self.records += map(bytes, records)
 
     def connectionLost(self, reason: Failure) -> None:
         self.lost.append(reason)
