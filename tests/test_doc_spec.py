@@ -122,7 +122,7 @@ def test_numbers_of_wire() -> None:
     sessions = flat(WIRE, "Sessions")
     for number in (
         f"{session.MAX_RETAINED_BYTES // 2**20} MiB or {session.MAX_RETAINED_FRAMES} frames",
-        f"{acknowledge.ACK_BYTES // 1024} KiB, {acknowledge.ACK_FRAMES} frames or "
+        f"{-(-acknowledge.ACK_BYTES // 1024)} KiB, {acknowledge.ACK_FRAMES} frames or "
         f"{acknowledge.ACK_DELAY * 1000:.0f} ms",
         f"nothing is acknowledged for {acknowledge.STALL_TIMEOUT:.0f} s",
         f"only after {acknowledge.STALL_LIMIT:.0f} s",

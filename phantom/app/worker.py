@@ -26,11 +26,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phantom.app.descriptors import ENOUGH
+from phantom.app.process import prepare_process
 from phantom.app.server import ServerService
 from phantom.app.share import Share
 from phantom.carriers.tls_engine import ServerEngines
 from phantom.config.schema import ServerConfig, ServerFile
-from phantom.runtime import steady, system_runtime
+from phantom.runtime import system_runtime
 from phantom.telemetry import Meters
 from phantom.tunnel.shared_memory import SharedClaims, SharedSecrets
 from phantom.tunnel.siblings import Siblings
@@ -214,7 +215,7 @@ class _Worker:
     def __init__(
         self, reactor: Any, orders: Orders, channel: Channel, connection: socket.socket
     ) -> None:
-        steady(reactor)
+        prepare_process(reactor)
         self._reactor = reactor
         self._orders = orders
         self._channel = channel

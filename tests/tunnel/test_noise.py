@@ -63,6 +63,9 @@ class Upper:
     def records_received(self, records: list[memoryview]) -> None:
         self.records += map(bytes, records)
 
+    def dataReceived(self, data: bytes) -> None:
+        self.records.append(data)
+
     def connectionLost(self, reason: Failure) -> None:
         self.lost.append(reason)
 
