@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from phantom.carriers.tcp import discard_unread, write_separately
 from phantom.carriers.tls_engine import TLSEngine
 from phantom.errors import HandshakeError, RemoteProtocolError
+from phantom.fast.sockets import READ_SIZE
 from phantom.interfaces import StrangerPolicy
 from phantom.layer import Layer
 from phantom.runtime import Runtime
@@ -94,6 +95,8 @@ class TLSLayer(Layer):
         self._timer: IDelayedCall | None = None
         self._up = False  # the upper protocol runs
         self._received = 0  # during the handshake
+        #: Bytes to read from the transport at once.
+        self.read_size = READ_SIZE
         self._paused = False
         self._delivering = False
         self._eof = False  # the transport's input ended while paused
@@ -118,11 +121,12 @@ class TLSLayer(Layer):
         self._engine.start()
         self._flush()
 
-    def dataReceived(self, data: bytes) -> None:
+    def dataReceived(self, data: bytes | memoryview) -> None:
         """Decrypt, and pass up what comes out."""
         if self._ended:
             return
         if not self._up:
+            data = bytes(data)
             if self._not_tls is not None and not self._received and not _looks_like_tls(data):
                 self._give_away(data)
                 return
@@ -138,6 +142,10 @@ class TLSLayer(Layer):
             if not engine.handshake_done or not self._complete():
                 return
         self._deliver()
+
+    def buffer_received(self, data: memoryview) -> None:
+        """Take bytes in a buffer that is lent; see `phantom.fast.sockets.BufferReceiver`."""
+        self.dataReceived(data)
 
     def readConnectionLost(self) -> None:
         """The peer closed its half of the transport: fine after close_notify, else a cut."""
@@ -189,6 +197,24 @@ class TLSLayer(Layer):
             self._broken(error)
             return
         self._flush()
+
+    def send_buffer(self, data: bytes | memoryview) -> bool:
+        """Encrypt `data` and send it at once, where the transport can.
+
+        Returns:
+            True: the memory may be used again; see
+            `phantom.fast.sockets.QuickConnection.send_buffer`.
+        """
+        if self._writes_closed or self._ended or not data:
+            return True
+        try:
+            self._engine.send(data)
+        except RemoteProtocolError as error:
+            self._broken(error)
+            return True
+        send = getattr(self.transport, "send_buffer", self.transport.write)
+        send(self._engine.outgoing())
+        return True
 
     def write_separately(self, pieces: Iterable[bytes]) -> None:
         """Write pieces as records, and as segments, of their own: see `write_separately`."""

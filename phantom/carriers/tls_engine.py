@@ -28,7 +28,7 @@ class TLSEngine(Protocol):
         """Begin; a client's hello is in `outgoing` afterwards."""
         ...
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | memoryview) -> None:
         """Take bytes from the network and go on with the handshake, if it still runs."""
         ...
 
@@ -40,7 +40,7 @@ class TLSEngine(Protocol):
         """
         ...
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | memoryview) -> None:
         """Encrypt all of `data` into `outgoing`; no limit, no copy kept."""
         ...
 

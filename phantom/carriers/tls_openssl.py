@@ -142,7 +142,7 @@ class OpenSSLEngine:
         """See `TLSEngine.start`."""
         self._handshake()
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | memoryview) -> None:
         """See `TLSEngine.receive`."""
         self._connection.bio_write(data)
         if not self.handshake_done:
@@ -177,7 +177,7 @@ class OpenSSLEngine:
             raise RemoteProtocolError(_reason(error)) from None
         return b""
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | memoryview) -> None:
         """See `TLSEngine.send`."""
         try:
             # One call: `_common_options` asks for whole writes, and a memory BIO takes all.

@@ -117,9 +117,9 @@ class UTLSEngine:
         """See `TLSEngine.start`."""
         self._handshake()
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | memoryview) -> None:
         """See `TLSEngine.receive`."""
-        self._incoming.write(data)
+        self._incoming.write(bytes(data))  # it takes nothing else; of bytes this is no copy
         if not self.handshake_done:
             self._handshake()
 
@@ -148,8 +148,9 @@ class UTLSEngine:
             self.peer_closed = True
         return data
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | memoryview) -> None:
         """See `TLSEngine.send`."""
+        data = bytes(data)  # it takes nothing else; of bytes this is no copy
         try:
             sent = self._tls.write(data)  # all of it: a memory BIO takes everything
             while sent < len(data):

@@ -384,3 +384,23 @@ def test_not_tls_is_given_away(runtime: Runtime, clock: Clock, certificate: Any,
     joined.run()
     assert taken == [(joined.ends[0], b"GET / HTTP/1.0\r\n\r\n")]
     assert clock.getDelayedCalls() == [] and upper.transport is None
+
+
+def test_lent_buffers_both_ways(pair: Any) -> None:
+    """What is lent may change as soon as the call is over."""
+    near, far, wire = pair()
+    wire.run()
+    memory = bytearray(b"x" * 100_000)
+    assert near.transport.send_buffer(memoryview(memory))
+    memory[:] = b"y" * 100_000
+    sealed = bytes(wire.ends[0].queue)
+    wire.ends[0].queue.clear()
+    lent = bytearray(sealed)
+    wire.ends[1].protocol.buffer_received(memoryview(lent))
+    lent[:] = bytes(len(lent))
+    wire.run()
+    assert far.received == b"x" * 100_000
+    near.transport.loseConnection()
+    assert near.transport.send_buffer(b"too late")
+    wire.run()
+    assert far.received == b"x" * 100_000
