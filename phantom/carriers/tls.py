@@ -310,7 +310,11 @@ class TLSLayer(Layer):
             while not (self._paused or self._ended or self._reads_closed):
                 data = engine.plaintext(BATCH)
                 if data:
-                    self.upper.dataReceived(data)
+                    receive = getattr(self.upper, "buffer_received", None)
+                    if receive is not None:
+                        receive(data)
+                    else:
+                        self.upper.dataReceived(bytes(data))
                 elif engine.peer_closed:
                     self._peer_closed()
                 elif self._eof:

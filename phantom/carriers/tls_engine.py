@@ -32,11 +32,12 @@ class TLSEngine(Protocol):
         """Take bytes from the network and go on with the handshake, if it still runs."""
         ...
 
-    def plaintext(self, limit: int) -> bytes:
+    def plaintext(self, limit: int) -> bytes | memoryview:
         """Return up to about `limit` decrypted bytes (one TLS record more at most).
 
         Returns:
-            ``b""`` when nothing is left to decrypt or the peer has closed.
+            Nothing, when nothing is left to decrypt or the peer has closed.  A view is lent: it
+            is valid until any engine is asked for more.
         """
         ...
 

@@ -77,7 +77,7 @@ class _FastReads:
         self._buffer = memoryview(bytearray(_READ_ROOM))
         self._address = ffi.cast("char *", ffi.from_buffer(self._buffer))
 
-    def read(self, connection: SSL.Connection, limit: int) -> tuple[bytes, str | None]:
+    def read(self, connection: SSL.Connection, limit: int) -> tuple[memoryview, str | None]:
         """Return what can be decrypted, and what is wrong with what follows it."""
         ssl: Any = connection._ssl
         read, address = self._ssl_read, self._address
@@ -87,15 +87,15 @@ class _FastReads:
             result = read(ssl, address + size, room - size)
             if result <= 0:
                 if not size:
-                    return b"", None  # pyOpenSSL's own call finds out why, and says it
+                    return self._buffer[:0], None  # pyOpenSSL's own call finds out why, and says it
                 if self._get_error(ssl, result) not in self._benign:
                     # Left in the thread's queue the error would be taken for the next
                     # connection's.
                     self._clear_errors()
-                    return bytes(self._buffer[:size]), "a bad record"
+                    return self._buffer[:size], "a bad record"
                 break
             size += result
-        return bytes(self._buffer[:size]), None
+        return self._buffer[:size], None
 
 
 def _fast_reads() -> _FastReads | None:
@@ -159,7 +159,7 @@ class OpenSSLEngine:
             raise RemoteProtocolError("no application protocol in common") from None
         self.handshake_done = True
 
-    def plaintext(self, limit: int) -> bytes:
+    def plaintext(self, limit: int) -> bytes | memoryview:
         """See `TLSEngine.plaintext`."""
         if self._error is not None:
             raise RemoteProtocolError(self._error)

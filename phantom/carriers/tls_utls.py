@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import random
 import ssl
+from collections import deque
 from importlib import import_module
 from typing import Any
 
@@ -39,6 +40,13 @@ AVAILABLE = utls is not None
 
 #: One TLS record's plaintext (RFC 8446, section 5.1); a read never returns more.
 _RECORD = 16384
+
+#: Bytes of ciphertext given to the library at a time.  It moves all that it holds with every
+#: record it takes (measured for reads of 256 KiB: 0.46 s/GB whole, 0.30 by 64 KiB).
+_PIECE = 65536
+
+# What the library's core raises; a tuple, as it may have none.
+_CORE_ERROR: Any = getattr(_optional("utls._utls"), "CoreError", ())
 
 
 def _sorted_anchors(blob: bytes) -> bytes:
@@ -102,7 +110,16 @@ class UTLSEngine:
         server: Whether the context is a server's.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "_tls", "handshake_done", "peer_closed")
+    __slots__ = (
+        "_core_read",
+        "_feed",
+        "_incoming",
+        "_outgoing",
+        "_tls",
+        "_unfed",
+        "handshake_done",
+        "peer_closed",
+    )
 
     def __init__(self, context: Any, server_name: str | None, *, server: bool = False) -> None:
         self._incoming = utls.MemoryBIO()
@@ -110,6 +127,12 @@ class UTLSEngine:
         self._tls = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server, server_hostname=server_name
         )
+        # What was received and not yet given to the library.
+        self._unfed: deque[bytes] = deque()
+        # Its core, without the layer that makes it look like the standard library's `ssl`: that
+        # costs a sixth of a read.  Where it is not as expected, the layer does.
+        self._feed = getattr(getattr(self._incoming, "_bio", None), "write", self._incoming.write)
+        self._core_read = getattr(getattr(self._tls, "_conn", None), "read", None)
         self.handshake_done = False
         self.peer_closed = False
 
@@ -119,9 +142,14 @@ class UTLSEngine:
 
     def receive(self, data: bytes | memoryview) -> None:
         """See `TLSEngine.receive`."""
-        self._incoming.write(bytes(data))  # it takes nothing else; of bytes this is no copy
+        data = bytes(data)  # it takes nothing else; of bytes this is no copy
         if not self.handshake_done:
+            self._incoming.write(data)
             self._handshake()
+        elif len(data) <= _PIECE:
+            self._unfed.append(data)
+        else:
+            self._unfed.extend(data[i : i + _PIECE] for i in range(0, len(data), _PIECE))
 
     def _handshake(self) -> None:
         try:
@@ -134,12 +162,41 @@ class UTLSEngine:
 
     def plaintext(self, limit: int) -> bytes:
         """See `TLSEngine.plaintext`."""
+        pieces: list[bytes] = []
+        size = 0
+        while size < limit:
+            if self._unfed:
+                self._feed(self._unfed.popleft())
+            elif pieces:
+                break  # one read decrypts all that was fed
+            try:
+                data = self._read()
+            except RemoteProtocolError:
+                if not pieces:
+                    raise
+                break  # what came before it first; the library raises again
+            if self.peer_closed or not (data or self._unfed):
+                break
+            pieces.append(data)
+            size += len(data)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _read(self) -> bytes:
+        """Return what can be decrypted of what was fed."""
         # One call decrypts as many records as it is given room for, and clears that room
         # first: never ask for more than can be there (0.2 against 2.2 s/GB with a room of
         # 256 KiB for each record).  The record may lie half in the engine already.
-        room = min(limit, self._incoming.pending + _RECORD)
+        room = min(_PIECE, self._incoming.pending) + _RECORD
         try:
-            data: bytes = self._tls.read(room)
+            if self._core_read is not None:
+                try:
+                    data: bytes = self._core_read(room)
+                    if data:
+                        return data
+                except _CORE_ERROR as error:
+                    if error.args and error.args[0] == "WantRead":
+                        return b""
+            data = self._tls.read(room)  # says what is wrong
         except ssl.SSLWantReadError:
             return b""
         except ssl.SSLError as error:

@@ -20,11 +20,11 @@ from phantom.errors import LocalProtocolError, RemoteProtocolError
 
 #: Bytes of one block of the log: four full records, and still in a core's L2 cache.
 BLOCK_SIZE = 256 * 1024
-#: Plaintext of the records that bulk data is sent in.  Sealed it is 65,483 bytes, which is just
-#: one segment on Linux's loopback (an MTU of 65,536 less 52 bytes of TCP/IP headers and one
-#: that stays free): four of them fill four segments, and no rest of a few bytes waits for a turn
-#: of its own (measured: 0.15 CPU-s/GB).  On other paths it makes no difference.
-FULL_RECORD = 65_449
+#: Plaintext of the records that bulk data is sent in.  Four of them, sealed (34 bytes each) and
+#: cut into 16 records of TLS (22 bytes each), are 261,908 bytes, and fill four segments of 65,483
+#: bytes on Linux's loopback: no rest of a few bytes waits for a turn of its own (measured on bare
+#: TCP: 0.15 CPU-s/GB).  On other paths it makes no difference.
+FULL_RECORD = 65_355
 FULL_PAYLOAD = FULL_RECORD - HEADER_SIZE
 #: Bytes that are read, sealed and sent in one go: four full records.  Less costs calls, more
 #: keeps a keystroke waiting (measured: doc/performance.md).
