@@ -380,10 +380,9 @@ class SendLog:
         """Return the plaintexts of the next records, about a batch, as `take` does."""
         batch: list[memoryview] = []
         size = 0
-        while size < self.batch:
+        while size < self.batch and self.unsent:
             record = self.take(limit)
-            if record is None:
-                break
+            assert record is not None
             batch.append(record)
             size += len(record)
         return batch

@@ -6,10 +6,10 @@ direction ends by itself (a half-close), both at once (a close), or by force (a 
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 
-class State(Enum):
+class State(IntEnum):
     """Where a stream stands."""
 
     #: Opened by us; the reply is outstanding.  We may send, the peer may not.
@@ -28,7 +28,7 @@ class State(Enum):
     CLOSED = auto()
 
 
-class Event(Enum):
+class Event(IntEnum):
     """What changes a state.  The first four are ours, the others the peer's."""
 
     SEND_ACCEPT = auto()

@@ -100,6 +100,19 @@ def is_sequenced(kind: int) -> bool:
     return kind < 0x80 and kind not in UNSEQUENCED
 
 
+def whole_data(record: memoryview) -> tuple[int, memoryview] | None:
+    """Return stream id and payload of a record that is one DATA frame, as nearly all are.
+
+    Anything else, a malformed one included, is left to `parse_frames`: None.
+    """
+    if len(record) <= HEADER_SIZE:
+        return None
+    word, length = _HEADER.unpack_from(record)
+    if not 0 < word <= MAX_STREAM_ID or length != len(record) - HEADER_SIZE:
+        return None  # DATA is type 0, in the highest byte
+    return word, record[HEADER_SIZE:]
+
+
 def parse_frames(record: memoryview) -> Iterator[tuple[int, int, memoryview]]:
     """Split a record's plaintext into its frames.
 

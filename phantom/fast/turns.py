@@ -5,8 +5,9 @@ heap entry and a pass through the timer loop for each, run at the beginning of t
 Here it is a list, run when the events of a turn have been dealt with.
 
 Twisted's epoll reactor also sets up a logging context for every event of every socket, so
-that old-style log lines begin with the protocol's name.  phantom's log lines name their
-module instead, so on that reactor events go straight to their sockets.
+that old-style log lines begin with the protocol's name, and looks at timers and at calls from
+threads after each poll.  phantom's log lines name their module, so on that reactor events go
+straight to their sockets, and turn follows turn until something else is due.
 """
 
 from __future__ import annotations

@@ -32,6 +32,9 @@ class Acknowledger:
         runtime: Clock.
         received: What has come in.
         send: Sends an ACK with the given count.
+
+    Attributes:
+        bytes: Payload of new frames that the peer was not told of; the session adds to it.
     """
 
     def __init__(self, runtime: Runtime, received: ReceiveLog, send: Callable[[int], None]) -> None:
@@ -39,24 +42,20 @@ class Acknowledger:
         self._received = received
         self._send = send
         self._told = 0
-        self._bytes = 0
+        self.bytes = 0
         self._timer: IDelayedCall | None = None
 
     def announced(self, received: int) -> None:
         """Note that an ATTACH has told the peer."""
         self._told = received
-        self._bytes = 0
-
-    def frame_taken(self, size: int) -> None:
-        """Count a new frame's payload."""
-        self._bytes += size
+        self.bytes = 0
 
     def records_done(self) -> None:
         """Acknowledge now if enough has come in, else soon."""
         due = self._received.received - self._told
         if not due:
             return
-        if self._bytes >= ACK_BYTES or due >= ACK_FRAMES:
+        if self.bytes >= ACK_BYTES or due >= ACK_FRAMES:
             self.acknowledge()
         elif self._timer is None:
             self._timer = self._runtime.call_later(ACK_DELAY, self._due)

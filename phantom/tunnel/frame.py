@@ -22,6 +22,7 @@ from phantom.core.wire import (
     FrameType,
     pack_frame,
     parse_frames,
+    whole_data,
 )
 from phantom.errors import RemoteProtocolError, TimeoutExpired
 from phantom.interfaces import LinkGauge
@@ -238,6 +239,10 @@ class FrameProtocol:
 
     def _record_received(self, record: memoryview) -> bool:
         """Deal with one record; return whether it carried anything for the receiver."""
+        data = whole_data(record)
+        if data is not None:
+            self.receiver.frame_received(self, FrameType.DATA, *data)
+            return True
         useful = False
         for kind, stream_id, payload in parse_frames(record):
             if kind == FrameType.PING:

@@ -207,21 +207,27 @@ class MultiplexerProtocol:
         if self._session is not None:
             self._session.wake()
 
+    def data_received(self, stream_id: int, payload: memoryview) -> None:
+        """Route one DATA frame.
+
+        Raises:
+            RemoteProtocolError: It breaks a rule; the session must end.
+        """
+        if not payload:
+            raise RemoteProtocolError("an empty DATA frame")
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            stream.data_received(payload)
+        else:
+            self._stray_frame(stream_id)
+
     def frame_received(self, kind: int, stream_id: int, payload: memoryview) -> None:
-        """Route one sequenced frame.
+        """Route one sequenced frame that is not DATA.
 
         Raises:
             RemoteProtocolError: It breaks a rule; the session must end.
         """
         stream = self.streams.get(stream_id)
-        if kind == FrameType.DATA:
-            if not payload:
-                raise RemoteProtocolError("an empty DATA frame")
-            if stream is not None:
-                stream.data_received(payload)
-            else:
-                self._stray_frame(stream_id)
-            return
         if stream is not None and stream.gathers:
             stream.deliver_gathered()  # what came before comes before
         if not self._control.spend(self._runtime.clock.seconds()):

@@ -76,6 +76,13 @@ class FrameSource(Protocol):
     def frames_done(self) -> None:
         """The payloads of all frames taken so far are about to become invalid."""
 
+    def data_received(self, stream_id: int, payload: memoryview) -> None:
+        """Take one new DATA frame.
+
+        Raises:
+            RemoteProtocolError: It breaks a rule.
+        """
+
     def session_lost(self, reason: Failure) -> None:
         """The session is over, for good."""
 
@@ -296,12 +303,16 @@ class Session:
     ) -> None:
         """Take a frame of the link that counts; what others bring is dropped."""
         cursor = self._cursors.get(link)
-        if cursor is None:
+        if kind == FrameType.DATA and cursor is not None:  # nearly every frame
+            if cursor.accept():
+                self._acknowledger.bytes += len(payload)
+                self._source.data_received(stream_id, payload)
+        elif cursor is None:
             if link is self._proposed:
                 self._answered(link, kind, payload)
         elif is_sequenced(kind):
             if cursor.accept():
-                self._acknowledger.frame_taken(len(payload))
+                self._acknowledger.bytes += len(payload)
                 self._source.frame_received(kind, stream_id, payload)
         elif kind == FrameType.ACK:
             if not self._acks.spend(self._runtime.clock.seconds()):
@@ -394,10 +405,10 @@ class Session:
     def open_log(self) -> SendLog | None:
         """Return the log if data may be put into it now, as it would be sent at once."""
         link = self.link
-        if link is None or link.congested or self.ended:
-            return None
         send_log = self._log
-        return send_log if send_log.unsent < send_log.batch and send_log.has_room else None
+        if link is None or link.congested or send_log.unsent >= send_log.batch or self.ended:
+            return None
+        return send_log if send_log.has_room else None
 
     def flush(self) -> None:
         """Send what waits now: there is enough of it."""
