@@ -14,6 +14,7 @@ whoever made it (a port, a connector, an endpoint of an embedding program) need 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -26,6 +27,12 @@ READ_SIZE = 256 * 1024
 #: Bytes offered to the kernel in one call; Twisted's own limit of 128 KiB would cut our
 #: batches in two.
 SEND_LIMIT = 1024 * 1024
+#: Pieces offered to the kernel in one call: Linux takes 1024 (UIO_MAXIOV), POSIX promises
+#: less, and more than these are so small that joining them costs less than telling of them.
+MOST_PIECES = 256
+
+# What a send says when it could be done later: no room, or no memory as Twisted has it.
+_FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 
 # One for the whole process: what is read is dealt with before anything else is.
 _READ_BUFFER = memoryview(bytearray(READ_SIZE))
@@ -99,6 +106,8 @@ class QuickConnection(Connection):
             The bytes read; 0 when there is nothing, for now or for ever: then `read_end`
             tells.
         """
+        if self._read_end is not None:
+            return 0
         try:
             size = self.socket.recvmsg_into(buffers)[0]
         except BlockingIOError:
@@ -135,15 +144,15 @@ class QuickConnection(Connection):
             return True
         try:
             sent = self.socket.send(data)
-        except BlockingIOError:
+        except OSError as error:
+            self._note_failure(error)
             sent = 0
-        except OSError:
-            sent = 0  # the reactor finds out when it tries again
         if sent == len(data):
             return True
         self.dataBuffer = memoryview(data)[sent:]  # type: ignore[assignment]
         self.offset = 0
-        if self.producer is not None and self.streamingProducer and not self.producerPaused:
+        # Whatever `producerPaused` says: it may be left from the producer before.
+        if self.producer is not None and self.streamingProducer:
             self.producerPaused = True
             self.producer.pauseProducing()
         self.startWriting()
@@ -154,16 +163,35 @@ class QuickConnection(Connection):
         if not self.send_buffer(data):
             self.dataBuffer = bytes(self.dataBuffer)
 
+    def _note_failure(self, error: OSError) -> None:
+        """Keep in mind that a send found the connection dead.
+
+        The reactor ends it when it reads or writes next.  But the kernel has told of the reset
+        now, and to who reads next it would look like a clean end.
+        """
+        if error.errno not in _FULL:
+            self._read_end = CONNECTION_LOST
+
     def send_pieces(self, pieces: list[memoryview]) -> None:
         """As `send_now`, with several pieces in one call."""
-        if len(pieces) == 1 or self.dataBuffer or self._tempDataLen or not self.connected:
+        if len(pieces) > MOST_PIECES:
+            self.send_now(b"".join(pieces))
+            return
+        if (
+            len(pieces) == 1
+            or self.dataBuffer
+            or self._tempDataLen
+            or not self.connected
+            or self._writeDisconnected
+        ):
             for piece in pieces:
                 self.send_now(piece)
             return
         try:
             sent = self.socket.sendmsg(pieces)
-        except OSError:
-            sent = 0  # full, or dead: sending a piece tells
+        except OSError as error:
+            self._note_failure(error)
+            sent = 0
         for piece in pieces:
             if sent >= len(piece):
                 sent -= len(piece)
@@ -174,20 +202,21 @@ class QuickConnection(Connection):
     def doWrite(self) -> Any:
         """Send what is queued; then let the producer go on before epoll is asked to stop."""
         data = self.dataBuffer
-        if self._tempDataLen or not data or not (self.streamingProducer and self.producerPaused):
+        producer = self.producer if self.streamingProducer and self.producerPaused else None
+        if producer is None or self._tempDataLen or not data:
             return super().doWrite()
         try:
             # A view: Twisted cuts `bytes` by copying.
             self.offset += self.socket.send(memoryview(data)[self.offset :])
-        except BlockingIOError:
-            return None
-        except OSError:
-            return CONNECTION_LOST
+        except OSError as error:
+            return None if error.errno in _FULL else CONNECTION_LOST
         if self.offset == len(data):
             self.dataBuffer = b""
             self.offset = 0
             self.producerPaused = False
-            self.producer.resumeProducing()
+            producer.resumeProducing()
+            if not self.connected or self._aborting:
+                return None  # by the producer, and how it ends is decided
             if not self.dataBuffer and not self._tempDataLen:
                 if self.disconnecting or self._writeDisconnecting:
                     return super().doWrite()  # the end, which waited for this

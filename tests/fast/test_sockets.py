@@ -1,0 +1,564 @@
+"""Quick connections over real sockets, driven event by event on a reactor of their own."""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.main import CONNECTION_LOST
+from twisted.internet.protocol import ServerFactory
+from twisted.internet.tcp import Client, Port, Server
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from phantom.fast.sockets import (
+    READ_SIZE,
+    QuickClient,
+    QuickConnection,
+    QuickServer,
+    quicken,
+)
+
+CHANCE = random.Random(5)
+
+
+@implementer(IHalfCloseableProtocol)
+class Heard:
+    """Writes down what it hears."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.events: list[str] = []
+        self.lost: Failure | None = None
+        self.transport: Any = None
+
+    def makeConnection(self, transport: Any) -> None:
+        self.transport = transport
+
+    def dataReceived(self, data: bytes) -> None:
+        self.data += data
+
+    def readConnectionLost(self) -> None:
+        self.events.append("end of input")
+
+    def writeConnectionLost(self) -> None:
+        self.events.append("output closed")
+
+    def connectionLost(self, reason: Failure) -> None:
+        assert self.lost is None
+        self.lost = reason
+
+
+class Buffers(Heard):
+    """Takes buffers, and keeps the views to see what becomes of them."""
+
+    read_size = 1000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.views: list[memoryview] = []
+
+    def buffer_received(self, data: memoryview) -> None:
+        self.views.append(data)
+        self.data += data
+
+
+class Producer:
+    """A push producer that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.on_resume: Callable[[], object] = lambda: None
+
+    @property
+    def paused(self) -> bool:
+        return bool(self.told) and self.told[-1] == "pause"
+
+    def pauseProducing(self) -> None:
+        self.told.append("pause")
+
+    def resumeProducing(self) -> None:
+        self.told.append("resume")
+        self.on_resume()
+
+    def stopProducing(self) -> None:
+        self.told.append("stop")
+
+
+class Into:
+    """Reads a socket itself, into memory of a given size."""
+
+    def __init__(self, *sizes: int) -> None:
+        self.sizes = sizes
+        self.got: list[bytes] = []
+
+    def read_from(self, connection: QuickConnection) -> Exception | None:
+        room = [memoryview(bytearray(size)) for size in self.sizes]
+        size = connection.read_into(room)
+        if size:
+            self.got.append(b"".join(bytes(piece) for piece in room)[:size])
+            return None
+        return connection.read_end
+
+
+class Wire:
+    """A quick connection, its peer's plain socket, and the reactor that serves the former."""
+
+    def __init__(self, reactor: Any) -> None:
+        self.reactor = reactor
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.peer = socket.socket()
+        self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        self.peer.connect(listener.getsockname())
+        self.peer.settimeout(5)
+        self.socket, address = listener.accept()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+        listener.close()
+        self.protocol: Any = Heard()
+        server: Any = Server(self.socket, self.protocol, address, None, 1, reactor)  # type: ignore[arg-type]
+        made = quicken(server)
+        assert made is not None
+        self.quick = made
+        self.quick.connected = 1
+        self.protocol.makeConnection(self.quick)
+        self.quick.startReading()
+
+    def serve(self, protocol: Any) -> Any:
+        self.protocol = self.quick.protocol = protocol
+        protocol.makeConnection(self.quick)
+        return protocol
+
+    def turn(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.reactor.iterate(0)
+
+    def until(self, condition: Callable[[], object], turns: int = 2000) -> None:
+        for _ in range(turns):
+            if condition():
+                return
+            self.reactor.iterate(0.005)
+        raise AssertionError("it never happened")
+
+    def fill(self) -> bytes:
+        """Send until the kernel takes no more; return what was given to the connection."""
+        given = b""
+        while not self.quick.dataBuffer:
+            piece = CHANCE.randbytes(50_000)
+            given += piece
+            self.quick.send_now(piece)
+        return given
+
+    def read(self, size: int) -> bytes:
+        """Return `size` bytes that arrive at the peer."""
+        self.peer.setblocking(False)
+        got = b""
+
+        def more() -> bool:
+            nonlocal got
+            try:
+                got += self.peer.recv(size - len(got))
+            except BlockingIOError:
+                pass
+            return len(got) == size
+
+        self.until(more)
+        return got
+
+    def read_end(self) -> str:
+        """Return how the connection ends at the peer, where nothing else may come any more."""
+        self.peer.setblocking(False)
+        end = ""
+
+        def look() -> bool:
+            nonlocal end
+            try:
+                end = "data" if self.peer.recv(1) else "end"
+            except BlockingIOError:
+                return False
+            except ConnectionResetError:
+                end = "reset"
+            return True
+
+        self.until(look)
+        return end
+
+    def reset(self) -> None:
+        """Let the peer break off."""
+        self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.peer.close()
+
+    def lost(self) -> Failure:
+        self.until(lambda: self.protocol.lost)
+        failure: Failure = self.protocol.lost
+        return failure
+
+
+def make_reactor(name: str) -> Any:
+    if name == "select":
+        from twisted.internet.selectreactor import SelectReactor
+
+        return SelectReactor()
+    epoll = pytest.importorskip("twisted.internet.epollreactor")
+    return epoll.EPollReactor()
+
+
+@pytest.fixture(params=["epoll", "select"])
+def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
+    reactor = make_reactor(request.param)
+    made = Wire(reactor)
+    yield made
+    made.peer.close()
+    if made.protocol.lost is None:
+        made.quick.connectionLost(Failure(ConnectionDone()))
+    close_reactor(reactor)
+
+
+def close_reactor(reactor: Any) -> None:
+    for reader in list(reactor._internalReaders):
+        reactor.removeReader(reader)
+        reader.connectionLost(None)
+    if hasattr(reactor, "_poller"):
+        reactor._poller.close()
+
+
+# -- sending ---------------------------------------------------------------------------------
+
+
+def test_what_the_kernel_takes_leaves_at_once(wire: Wire) -> None:
+    memory = bytearray(b"at once")
+    assert wire.quick.send_buffer(memoryview(memory)) is True
+    memory[:] = b"changed"
+    assert wire.peer.recv(100) == b"at once"
+    assert not wire.reactor.getWriters()
+
+
+def test_what_waits_keeps_its_order_among_all_ways_of_writing(wire: Wire) -> None:
+    given = wire.fill()
+    pieces = [CHANCE.randbytes(70_000) for _ in range(6)]
+    memory = bytearray(pieces[1])
+    wire.quick.write(pieces[0])
+    assert wire.quick.send_buffer(memoryview(memory)), "behind others it is copied"
+    memory[:] = bytes(len(memory))
+    wire.quick.send_now(pieces[2])
+    wire.quick.send_pieces([memoryview(pieces[3]), memoryview(pieces[4])])
+    wire.quick.writeSequence([pieces[5]])
+    expected = given + b"".join(pieces)
+    assert wire.read(len(expected)) == expected
+    wire.until(lambda: not wire.reactor.getWriters())
+
+
+def test_a_lent_buffer_is_kept_until_it_is_sent(wire: Wire) -> None:
+    memory = CHANCE.randbytes(2_000_000)
+    assert wire.quick.send_buffer(memoryview(memory)) is False
+    assert wire.read(len(memory)) == memory
+    assert wire.quick.dataBuffer == b"", "and not longer"
+
+
+def test_what_is_sent_now_may_be_overwritten_at_once(wire: Wire) -> None:
+    content = CHANCE.randbytes(1_000_000)
+    memory = bytearray(content)
+    wire.quick.send_now(memoryview(memory))
+    memory[:] = bytes(len(memory))
+    assert wire.read(len(content)) == content
+
+
+@pytest.mark.parametrize("sizes", [[1, 0, 5], [300_000] * 5, [10] * 5000, [1] * 40_000])
+def test_pieces_arrive_in_order(wire: Wire, sizes: list[int]) -> None:
+    """Also more of them than one system call takes (IOV_MAX, 1024 on Linux)."""
+    content = CHANCE.randbytes(sum(sizes))
+    memory = bytearray(content)
+    pieces, start = [], 0
+    for size in sizes:
+        pieces.append(memoryview(memory)[start : start + size])
+        start += size
+    calls = 0
+    stock = wire.quick.send_buffer
+
+    def counted(data: Any) -> bool:
+        nonlocal calls
+        calls += 1
+        return stock(data)
+
+    wire.quick.send_buffer = counted  # type: ignore[method-assign]
+    wire.quick.send_pieces(pieces)
+    memory[:] = bytes(len(memory))
+    assert wire.read(len(content)) == content
+    assert calls < 50, "tiny frames cost no system call each"
+
+
+def test_the_producer_is_paused_as_soon_as_something_waits(wire: Wire) -> None:
+    producer = Producer()
+    wire.quick.registerProducer(producer, True)
+    given = wire.fill()
+    assert producer.told == ["pause"]
+    assert wire.read(len(given)) == given
+    wire.until(lambda: not producer.paused)
+    assert producer.told == ["pause", "resume"]
+    wire.turn(3)
+    assert not wire.reactor.getWriters()
+
+
+def test_a_resumed_producer_that_fills_again_is_paused_again(wire: Wire) -> None:
+    producer = Producer()
+    wire.quick.registerProducer(producer, True)
+    content = CHANCE.randbytes(3_000_000)
+    sent = 0
+
+    def go_on() -> None:
+        nonlocal sent
+        while sent < len(content) and not producer.paused:
+            wire.quick.send_now(content[sent : sent + 200_000])
+            sent += 200_000
+
+    producer.on_resume = go_on
+    go_on()
+    assert wire.read(len(content)) == content
+    assert producer.told.count("pause") == producer.told.count("resume") > 3
+
+
+def test_what_is_queued_leaves_before_a_close(wire: Wire) -> None:
+    given = wire.fill()
+    wire.quick.loseConnection()
+    assert wire.read(len(given)) == given
+    assert wire.read_end() == "end"
+    assert wire.lost().check(ConnectionDone)
+
+
+@pytest.mark.parametrize("half", [True, False], ids=["half-close", "close"])
+def test_an_end_comes_after_what_a_paused_producer_left_behind(wire: Wire, half: bool) -> None:
+    """As a relay does: unregister the source that has ended, then close."""
+    producer = Producer()
+    wire.quick.registerProducer(producer, True)
+    given = wire.fill()
+    assert producer.paused
+    wire.quick.unregisterProducer()
+    if half:
+        wire.quick.loseWriteConnection()
+    else:
+        wire.quick.loseConnection()
+    assert wire.read(len(given)) == given
+    assert wire.read_end() == "end"
+    assert producer.told == ["pause"], "it is not heard of again"
+    if half:
+        wire.peer.setblocking(True)
+        wire.peer.sendall(b"the answer")
+        wire.until(lambda: wire.protocol.data == b"the answer")
+        assert wire.protocol.events == ["output closed"] and wire.protocol.lost is None
+    else:
+        assert wire.lost().check(ConnectionDone)
+
+
+def test_a_second_producer_is_paused_like_the_first(wire: Wire) -> None:
+    first, second = Producer(), Producer()
+    wire.quick.registerProducer(first, True)
+    given = wire.fill()
+    wire.quick.unregisterProducer()
+    assert wire.read(len(given)) == given
+    wire.until(lambda: not wire.reactor.getWriters())
+    wire.quick.registerProducer(second, True)
+    wire.fill()
+    assert second.paused
+
+
+def test_a_half_close_waits_for_what_a_producer_still_adds(wire: Wire) -> None:
+    producer = Producer()
+    wire.quick.registerProducer(producer, True)
+    given = wire.fill()
+    producer.on_resume = lambda: wire.quick.send_now(b"the last")
+    wire.quick.loseWriteConnection()
+    assert wire.read(len(given) + 8) == given + b"the last"
+    assert wire.read_end() == "end"
+
+
+def test_an_abort_from_a_producer_that_is_resumed_is_no_clean_end(wire: Wire) -> None:
+    producer = Producer()
+    wire.quick.registerProducer(producer, True)
+    given = wire.fill()
+    producer.on_resume = wire.quick.abortConnection
+    wire.quick.loseConnection()
+    assert wire.read(len(given)) == given
+    assert wire.lost().check(ConnectionAborted)
+    assert wire.read_end() == "reset"
+
+
+def test_nothing_is_sent_behind_the_end(wire: Wire) -> None:
+    wire.quick.loseWriteConnection()
+    wire.until(lambda: wire.protocol.events)
+    assert wire.quick.send_buffer(b"too late") is True
+    wire.quick.send_pieces([memoryview(b"too"), memoryview(b"late")])
+    assert wire.read_end() == "end"
+    wire.quick.loseConnection()
+    wire.lost()
+    assert wire.quick.send_buffer(b"too late") is True
+    wire.quick.send_pieces([memoryview(b"too"), memoryview(b"late")])
+    wire.quick.send_now(b"too late")
+
+
+class Short:
+    """A socket to which the system says for once that it has no memory."""
+
+    def __init__(self, inner: socket.socket) -> None:
+        self.inner = inner
+        self.left = 2
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def send(self, data: Any) -> int:
+        if self.left:
+            self.left -= 1
+            raise OSError(errno.ENOBUFS, "no memory")
+        return self.inner.send(data)
+
+
+def test_a_system_short_of_memory_is_asked_again(wire: Wire) -> None:
+    producer = Producer()
+    wire.quick.registerProducer(producer, True)
+    wire.quick.socket = Short(wire.socket)  # type: ignore[assignment]
+    wire.quick.send_now(b"patience")
+    assert wire.read(8) == b"patience"
+    wire.turn(3)
+    assert wire.protocol.lost is None
+
+
+# -- receiving -------------------------------------------------------------------------------
+
+
+def test_a_protocol_with_buffers_is_lent_one(wire: Wire) -> None:
+    taker = wire.serve(Buffers())
+    content = CHANCE.randbytes(5000)
+    wire.peer.sendall(content)
+    wire.until(lambda: len(taker.data) == 5000)
+    assert taker.data == content
+    assert max(map(len, taker.views)) == 1000
+    assert bytes(taker.views[0]) != content[:1000], "each read uses the same memory"
+
+
+def test_a_protocol_without_buffers_gets_bytes(wire: Wire) -> None:
+    wire.peer.sendall(b"plain")
+    wire.until(lambda: wire.protocol.data)
+    assert wire.protocol.data == b"plain"
+
+
+def test_a_reader_comes_before_the_protocol(wire: Wire) -> None:
+    reader = wire.quick.reader = Into(10, 20, 1000)
+    content = CHANCE.randbytes(2000)
+    wire.peer.sendall(content)
+    wire.until(lambda: len(b"".join(reader.got)) == 2000)
+    assert b"".join(reader.got) == content
+    wire.quick.reader = None
+    wire.peer.sendall(b"theirs again")
+    wire.until(lambda: wire.protocol.data == b"theirs again")
+
+
+@pytest.mark.parametrize("how", ["reader", "buffers", "bytes"])
+def test_an_end_of_input_is_one(wire: Wire, how: str) -> None:
+    if how == "buffers":
+        wire.serve(Buffers())
+    elif how == "reader":
+        wire.quick.reader = Into(100)
+    wire.peer.sendall(b"x")
+    wire.peer.shutdown(socket.SHUT_WR)
+    wire.until(lambda: wire.protocol.events)
+    assert wire.protocol.events == ["end of input"] and wire.protocol.lost is None
+    wire.quick.send_now(b"still open")
+    assert wire.peer.recv(100) == b"still open"
+
+
+@pytest.mark.parametrize("how", ["reader", "buffers", "bytes"])
+def test_a_reset_is_one(wire: Wire, how: str) -> None:
+    if how == "buffers":
+        wire.serve(Buffers())
+    elif how == "reader":
+        wire.quick.reader = Into(100)
+    wire.reset()
+    assert wire.lost().check(ConnectionLost)
+    assert not wire.protocol.events
+
+
+def test_a_reset_found_by_somebody_elses_read_stays_a_reset(wire: Wire) -> None:
+    """The kernel tells of it once; the next read finds a clean end."""
+    wire.quick.stopReading()
+    wire.peer.sendall(b"half a page")
+    wire.reset()
+    room = [memoryview(bytearray(100))]
+    assert wire.quick.read_into(room) in (0, 11)
+    wire.quick.read_into(room)
+    assert wire.quick.read_into(room) == 0
+    assert wire.quick.read_end is CONNECTION_LOST
+    wire.quick.resumeProducing()
+    assert wire.lost().check(ConnectionLost)
+    assert not wire.protocol.events
+
+
+@pytest.mark.parametrize("reading", [True, False])
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("how", ["reader", "bytes"])
+def test_a_reset_found_by_a_write_stays_a_reset(
+    wire: Wire, how: str, pieces: int, reading: bool
+) -> None:
+    """Or a download would look complete because something was uploaded at its end."""
+    if how == "reader":
+        wire.quick.reader = Into(100)
+    if not reading:
+        wire.quick.stopReading()
+    wire.reset()
+    wire.quick.send_pieces([memoryview(b"an upload")] * pieces)
+    assert wire.lost().check(ConnectionLost)
+    assert not wire.protocol.events
+
+
+def test_the_end_is_told_again_to_who_asks_again(wire: Wire) -> None:
+    wire.quick.stopReading()
+    wire.peer.sendall(b"last")
+    wire.peer.shutdown(socket.SHUT_WR)
+    room = [memoryview(bytearray(100))]
+    wire.until(lambda: wire.quick.read_into(room) == 4 or wire.quick.read_end is None)
+    assert wire.quick.read_end is None
+    wire.until(lambda: wire.quick.read_into(room) == 0 and wire.quick.read_end)
+    wire.quick.resumeProducing()
+    wire.until(lambda: wire.protocol.events)
+    wire.turn(3)
+    assert wire.protocol.events == ["end of input"]
+    assert wire.protocol.lost is None
+    assert wire.quick not in wire.reactor.getReaders()
+
+
+def test_nothing_there_is_no_end(wire: Wire) -> None:
+    assert wire.quick.read_into([memoryview(bytearray(10))]) == 0
+    assert wire.quick.read_end is None
+
+
+# -- which transports ------------------------------------------------------------------------
+
+
+def test_only_twisteds_own_are_made_quick(wire: Wire) -> None:
+    class Special(Server):
+        """Somebody's own, with plans of its own for its methods."""
+
+    assert isinstance(wire.quick, QuickServer)
+    assert quicken(wire.quick) is wire.quick
+    assert quicken(object()) is None
+    assert quicken(Special.__new__(Special)) is None
+    client = Client.__new__(Client)
+    client.TLS = False
+    client.socket = wire.socket
+    assert isinstance(quicken(client), QuickClient)
+    secret = Server.__new__(Server)
+    secret.TLS = True
+    assert quicken(secret) is None and type(secret) is Server
+    assert quicken(Port(0, ServerFactory())) is None
+
+
+def test_a_read_has_room_for_what_a_protocol_may_ask() -> None:
+    from phantom.tunnel.noise import FULL_SEALED
+
+    assert 65_535 + 3 * FULL_SEALED <= READ_SIZE
+    assert 4 * FULL_SEALED <= READ_SIZE
