@@ -155,6 +155,7 @@ class MultiplexerProtocol:
         """End every stream that is not yet over."""
         self._session = None
         self.draining = True
+        self._gathering.clear()
         self._scheduler.clear()
         if self._closing_timer is not None:
             self._closing_timer.cancel()

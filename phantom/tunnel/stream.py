@@ -459,12 +459,19 @@ class Stream:
         self.window.received(len(data))
         if self._closing:
             self._took(len(data))
-        elif self._paused or self._inbox or self._protocol is None:
-            self._keep(data)
-        elif self._pieces_received is not None:
+            return
+        waits = self._paused or self._inbox
+        if self._pieces_received is not None and not waits:
             if not self._gathered:
                 self._mux.gather(self)
             self._gathered.append(data)
+            return
+        if self._gathered:
+            # The protocol was paused or replaced since; what came before comes before.
+            self.deliver_gathered()
+            waits = self._paused or self._inbox
+        if waits or self._protocol is None:
+            self._keep(data)
         else:
             self._delivering = True
             self._hand_over(data)
@@ -485,6 +492,7 @@ class Stream:
         elif self._paused or self._inbox or self._pieces_received is None:
             for piece in pieces:
                 self._keep(piece)
+            self._deliver()
         else:
             self._delivering = True
             self._tell(self._pieces_received, pieces)

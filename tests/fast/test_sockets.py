@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phantom.fast.sockets import (
+    COPIED_REST,
     READ_SIZE,
     QuickClient,
     QuickConnection,
@@ -259,6 +260,19 @@ def test_a_lent_buffer_is_kept_until_it_is_sent(wire: Wire) -> None:
     assert wire.quick.send_buffer(memoryview(memory)) is False
     assert wire.read(len(memory)) == memory
     assert wire.quick.dataBuffer == b"", "and not longer"
+
+
+def test_a_small_rest_does_not_keep_a_large_buffer(wire: Wire) -> None:
+    """Each link that stalls would have one."""
+    wire.fill()
+    wire.quick.dataBuffer = b""  # the kernel is full and nothing waits
+    memory = bytearray(CHANCE.randbytes(400_000))
+    content = bytes(memory[:COPIED_REST])
+    assert wire.quick.send_buffer(memoryview(memory)[:COPIED_REST]) is True
+    memory[:] = bytes(len(memory))
+    rest = wire.quick.dataBuffer  # the kernel may have moved on a little
+    assert rest and content.endswith(rest)
+    assert isinstance(wire.quick.dataBuffer, bytes)
 
 
 def test_what_is_sent_now_may_be_overwritten_at_once(wire: Wire) -> None:
