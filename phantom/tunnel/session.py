@@ -55,6 +55,13 @@ PROPOSAL_TIMEOUT = 10.0
 #: Batches written in one go before the reactor gets its turn: an unbounded loop would never
 #: read the acknowledgements that free its memory.
 BATCHES_A_TURN = 8
+#: Seconds of round trip below which the peer is near: on this machine, or beside it.
+NEAR = 0.001
+#: Bytes that may be kept unacknowledged towards a peer that is near.  More is no more in flight,
+#: it lies in the peer's socket, where nothing overtakes it; less would have us wait for
+#: acknowledgements.  Measured on loopback, a ping beside one download at 10 to 11 Gbit/s, p50
+#: and p99: 0.9 and 2.8 ms with this, 2.5 and 7.9 without; half of it costs a third of the rate.
+NEAR_ROOM = 4 * BATCH
 
 
 class FrameSource(Protocol):
@@ -278,6 +285,10 @@ class Session:
 
     def _set_limits(self) -> None:
         self._log.room = self._fresh.room
+        if self._fresh.trusted and self.link is not None:
+            least = self.link.least_round_trip
+            if least is not None and least < NEAR:
+                self._log.room = NEAR_ROOM
 
     def _acknowledged(self, received: int) -> None:
         was_full = not self._log.has_room

@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 from support.tunnel import Joined, LengthPrefixed
 
+from phantom.core.session import BATCH
 from phantom.core.window import DEFAULT_WINDOW
+from phantom.core.wire import MAX_RECORD_PLAINTEXT
 from phantom.layer import bottom
+from phantom.tunnel.frame import DeadEnd
 from phantom.tunnel.mux import MuxLimits
+from phantom.tunnel.session import NEAR_ROOM
 
 LIMIT = 4096
 
@@ -124,3 +128,24 @@ def test_windows_follow_the_gauges_round_trip(
         joined.run(0.1)
     [accepted] = joined.server_mux.streams.values()
     assert (accepted.window.target > DEFAULT_WINDOW) == grown
+
+
+@pytest.mark.parametrize(("round_trip", "most"), [(0.0002, NEAR_ROOM), (0.02, None)])
+def test_little_is_under_way_to_a_peer_that_is_near(round_trip: float, most: int | None) -> None:
+    """What a near peer has not acknowledged lies in its socket, and delays what comes next."""
+    joined = Joined(delay=0.01, capacity=1 << 30)
+    gauged(joined, Gauge(MAX_RECORD_PLAINTEXT, round_trip))
+    stream, _ = joined.open()
+    joined.run(0.1)
+    stream.write(b"x" * 200_000)  # makes the link trusted
+    joined.run()
+    stream.credit = 1 << 30
+    joined.session.link.receiver = DeadEnd()  # no acknowledgement is heard from now on
+    for _ in range(100):
+        stream.write(b"y" * 100_000)
+        joined.run(0.01)
+    held = joined.session._log.size
+    if most is None:
+        assert held > NEAR_ROOM + 1_000_000
+    else:
+        assert NEAR_ROOM <= held <= NEAR_ROOM + BATCH
