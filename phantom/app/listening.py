@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from phantom.config.values import ListenAddress, UnixSocket
 from phantom.errors import ConfigurationError
+from phantom.fast.local import spare_pacing
 from phantom.runtime import Runtime
 
 #: Connections the kernel holds until they are accepted: a browser opens dozens at once, and
@@ -50,6 +51,7 @@ def bind(address: ListenAddress | UnixSocket, key: str) -> socket.socket:
             listener.setsockopt(
                 socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address.host is None else 1
             )
+        spare_pacing(listener, host)  # what is accepted inherits it
         listener.bind((host, address.port))
         listener.listen(BACKLOG)
         listener.setblocking(False)

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from phantom.core.headroom import Headroom
 from phantom.core.unsent import MOST_UNSENT, UnsentBound
+from phantom.fast.local import congestion_of, is_loopback, set_congestion, spare_pacing
 from phantom.layer import bottom
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
@@ -25,11 +26,8 @@ log = make_logger()
 # Linux's numbers, for Pythons that do not name them (linux/tcp.h, asm-generic/socket.h).
 _LINUX = hasattr(socket, "TCP_CORK")
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if _LINUX else None)
-_TCP_CONGESTION = getattr(socket, "TCP_CONGESTION", None)
 _SO_SNDBUFFORCE = 32
 
-#: The kernel's limit for a name (TCP_CA_NAME_MAX, with its final zero).
-_NAME_SIZE = 16
 #: What a link's send buffer should hold: a session keeps at most 16 MiB unacknowledged
 #: (`phantom.core.session.MAX_RETAINED_BYTES`), and the kernel counts its own overhead too.
 SEND_BUFFER = 32 * 1024 * 1024
@@ -82,35 +80,14 @@ def read_state(handle: socket.socket) -> LinkState | None:
     return LinkState(bool(flags & _APP_LIMITED), segment, round_trip / 1e6, least / 1e6, delivered)
 
 
-def congestion_of(handle: socket.socket) -> str | None:
-    """Return the name of a socket's congestion control, None where the system has none."""
-    if _TCP_CONGESTION is None:
-        return None
-    try:
-        name = handle.getsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, _NAME_SIZE)
-    except OSError:
-        return None
-    return name.split(b"\0", 1)[0].decode("ascii", "replace")
-
-
-def set_congestion(handle: socket.socket, name: str) -> bool:
-    """Set a socket's congestion control; return whether the kernel has and allows it."""
-    if _TCP_CONGESTION is None:
-        return False
-    try:
-        handle.setsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, name.encode("ascii"))
-    except OSError:
-        return False
-    return True
-
-
 class LinkSockets:
     """Prepares the sockets of links, all alike.
 
     Args:
         runtime: Timers.
-        congestion: ``auto`` for BBR where the kernel has and allows it, ``system`` for the
-            machine's own choice, or the name of one.
+        congestion: ``auto`` for BBR where the kernel has and allows it, except within the
+            machine (`phantom.fast.local`); ``system`` for the machine's own choice; or the name
+            of one.
     """
 
     def __init__(self, runtime: Runtime, congestion: str) -> None:
@@ -161,7 +138,10 @@ class LinkSockets:
         if handle.family not in (socket.AF_INET, socket.AF_INET6):
             return  # a local socket, behind a front
         self.choose()
-        if self._congestion is not None:
+        peer = _peer_of(handle) if self._setting == "auto" else None
+        if is_loopback(peer):
+            spare_pacing(handle, peer)
+        elif self._congestion is not None:
             set_congestion(handle, self._congestion)
         if self._big_buffers is not None:
             _set(handle, socket.SOL_SOCKET, self._big_buffers, SEND_BUFFER // 2)
@@ -291,6 +271,14 @@ def _grow_receive_buffer(handle: socket.socket) -> None:
     if _LINUX:
         _set(handle, socket.SOL_SOCKET, socket.SO_RCVLOWAT, RECEIVE_BUFFER)
         _set(handle, socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+def _peer_of(handle: socket.socket) -> object:
+    """Return the address a socket is connected to, None when it is not any more."""
+    try:
+        return handle.getpeername()[0]
+    except OSError:
+        return None
 
 
 def _set(handle: socket.socket, level: int, option: int, value: int) -> None:

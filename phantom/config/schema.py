@@ -329,9 +329,10 @@ class ServerConfig:
         metadata=about(
             kinds.CONGESTION,
             "The congestion control of links, in the sending direction. `auto`: BBR where the "
-            "kernel has and allows it, else the system's. `system`: the system's. Anything else "
-            "is the name of one, such as `cubic`; where the kernel refuses it, a warning is "
-            "logged and the system's is used.",
+            "kernel has and allows it, else the system's; on loopback never BBR, whose timers "
+            "cost a third more CPU time there. `system`: the system's. Anything else is the name "
+            "of one, such as `cubic`; where the kernel refuses it, a warning is logged and the "
+            "system's is used.",
         ),
     )
     keepalive: float = attrs.field(
@@ -588,9 +589,10 @@ class ClientConfig:
         metadata=about(
             kinds.CONGESTION,
             "The congestion control of links, in the sending direction. `auto`: BBR where the "
-            "kernel has and allows it, else the system's. `system`: the system's. Anything else "
-            "is the name of one, such as `cubic`; where the kernel refuses it, a warning is "
-            "logged and the system's is used.",
+            "kernel has and allows it, else the system's; on loopback never BBR, whose timers "
+            "cost a third more CPU time there. `system`: the system's. Anything else is the name "
+            "of one, such as `cubic`; where the kernel refuses it, a warning is logged and the "
+            "system's is used.",
         ),
     )
     keepalive: float = attrs.field(

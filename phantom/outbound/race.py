@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from phantom.core.eyeballs import ATTEMPT_DELAY
 from phantom.errors import Outcome
+from phantom.fast.local import spare_pacing
 from phantom.layer import switch_protocol
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
@@ -92,6 +93,10 @@ class _Attempt:
         if self._race is None:
             return  # it has failed already
         self._connector = connector
+        # Twisted has made the socket, and connects it in the reactor's next turn.
+        handle = getattr(getattr(connector, "transport", None), "socket", None)
+        if handle is not None:
+            spare_pacing(handle, host)
         if timeout is not None:
             self._timer = runtime.call_later(timeout, self._expire)
 

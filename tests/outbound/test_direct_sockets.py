@@ -55,6 +55,28 @@ async def refused(connect: Callable[[], Deferred[Any]]) -> Outcome:
     return caught.value.outcome
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_CONGESTION"), reason="Linux only")
+async def test_a_destination_on_the_same_machine_is_spared_before_connecting(
+    reactor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, object]] = []
+
+    def spare(handle: socket.socket, host: object) -> None:
+        seen.append((handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO) & 0xFF, host))
+
+    monkeypatch.setattr("phantom.outbound.race.spare_pacing", spare)
+    port = reactor.listenTCP(0, Factory.forProtocol(Greeter), interface="127.0.0.1")
+    outbound = DirectOutbound(real_runtime(reactor), LOOPBACK)
+    waiter = Waiter()
+    destination = Destination(IPv4Address("127.0.0.1"), port.getHost().port)
+    transport = await outbound.for_client(b"k").connect(destination, waiter)
+    tcp_close = 7  # linux/tcp_states.h: before the first packet
+    assert seen == [(tcp_close, "127.0.0.1")]
+    transport.loseConnection()
+    await waiter.lost
+    await port.stopListening()
+
+
 async def test_real_connection(reactor: Any) -> None:
     port = reactor.listenTCP(0, Factory.forProtocol(Greeter), interface="127.0.0.1")
     outbound = DirectOutbound(real_runtime(reactor), LOOPBACK)
