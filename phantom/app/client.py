@@ -14,6 +14,7 @@ from phantom.app.descriptors import raise_descriptor_limit
 from phantom.app.listening import ListeningService, address_text, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
 from phantom.app.process import prepare_process
+from phantom.app.shaping import scheme_memory
 from phantom.app.stopping import hurry_at_second_signal, sockets_closed
 from phantom.carriers.tls_client import profile_warning
 from phantom.config.load import load_client
@@ -67,6 +68,7 @@ def make_tunnel(
         config: The settings; its listening addresses are not used.
         meters: Counts links.
     """
+    schemes = scheme_memory(config)
     settings = DialerSettings(
         limits=MuxLimits(
             max_streams=config.max_streams,
@@ -77,9 +79,10 @@ def make_tunnel(
         drain_timeout=config.drain_timeout,
         detached_timeout=config.detached_timeout,
         link_max_age=config.link_max_age,
+        on_scheme=schemes.learn,
     )
     known = known_endpoints(runtime, config, meters)
-    dialer = Dialer(runtime, known, connector(runtime, config), settings, meters)
+    dialer = Dialer(runtime, known, connector(runtime, config, schemes), settings, meters)
     outbound = TunnelOutbound(
         runtime, dialer, early_reply=config.early_reply, link_wait=config.link_wait
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IStreamClientEndpoint
 
+from phantom.app.shaping import client_shaping, scheme_memory
 from phantom.carriers.congestion import LinkSockets
 from phantom.carriers.registry import client_endpoint
 from phantom.carriers.tls_client import TLSClientSettings
@@ -19,6 +20,7 @@ from phantom.tunnel.endpoint_memory import MemoryFile, fingerprint
 from phantom.tunnel.endpoints import KnownEndpoints
 from phantom.tunnel.initiator import InitiatorSettings
 from phantom.tunnel.post_quantum import ClientSecrets
+from phantom.tunnel.scheme_memory import SchemeMemory
 from phantom.tunnel.server_clock import ServerClock
 
 
@@ -83,8 +85,17 @@ def known_endpoints(runtime: Runtime, config: ClientConfig, meters: Meters) -> K
     return KnownEndpoints(runtime, configured, meters, identity=identity, file=file)
 
 
-def connector(runtime: Runtime, config: ClientConfig) -> Connect:
-    """Return what prepares the attempt at an endpoint."""
+def connector(
+    runtime: Runtime, config: ClientConfig, schemes: SchemeMemory | None = None
+) -> Connect:
+    """Return what prepares the attempt at an endpoint.
+
+    Args:
+        runtime: The outside world.
+        config: The settings.
+        schemes: What the server has pushed; None for a memory that nothing is added to.
+    """
+    shaping = client_shaping(config, scheme_memory(config) if schemes is None else schemes)
     cipher = choose_cipher(config.cipher)
     post_quantum = post_quantum_policy(config.post_quantum)
     secrets = ClientSecrets()
@@ -105,6 +116,7 @@ def connector(runtime: Runtime, config: ClientConfig) -> Connect:
             post_quantum=post_quantum,
             secrets=secrets,
             clock=clock,
+            shaping=shaping,
         )
 
     return connect

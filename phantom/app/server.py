@@ -17,6 +17,7 @@ from phantom.app.descriptors import raise_descriptor_limit
 from phantom.app.listening import ListeningService, address_text, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
 from phantom.app.process import prepare_process
+from phantom.app.shaping import server_shaping
 from phantom.app.share import Share
 from phantom.app.stopping import hurry_at_second_signal, sockets_closed
 from phantom.app.strangers import reception
@@ -146,6 +147,7 @@ class ServerService(MultiService):
             ),
             meters=self.meters,
             endpoints=_signed(runtime, self._announced, config),
+            scheme=b"" if config.padding_scheme is None else config.padding_scheme.encode(),
             others=self._siblings,
         )
         self._replay = replay_file(runtime, config, -1 if share is None else share.replay)
@@ -185,6 +187,7 @@ class ServerService(MultiService):
             instance=b"" if self._share is None else self._share.instance,
             junction=None if self._siblings is None else self._siblings.junction,
             sockets=LinkSockets(self._runtime, config.congestion),
+            shaping=server_shaping(config),
         )
         if certs is not None and guests is not None:
             self._guests = guests.in_tls

@@ -28,6 +28,7 @@ from zope.interface import implementer
 from phantom.app.descriptors import ENOUGH
 from phantom.app.process import prepare_process
 from phantom.app.server import ServerService
+from phantom.app.shaping import server_shaping
 from phantom.app.share import Share
 from phantom.carriers.tls_engine import ServerEngines
 from phantom.config.schema import ServerConfig, ServerFile
@@ -229,6 +230,7 @@ class _Worker:
             orders.folder,
             config.keepalive,
             Meters(),
+            server_shaping(config),
         )
         share = Share(
             workers=orders.workers,

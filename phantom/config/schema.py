@@ -17,6 +17,7 @@ import attrs
 
 from phantom.address import Destination
 from phantom.config import kinds
+from phantom.config import padding as padding_kinds
 from phantom.config.announced import AnnouncedEndpoint
 from phantom.config.identity_keys import IdentityKey, IdentityPublicKey
 from phantom.config.keys import PrivateKey, PublicKey
@@ -33,6 +34,7 @@ from phantom.config.values import (
 )
 from phantom.core.egress import EgressRule
 from phantom.core.endpoint_list import MAX_ENDPOINTS
+from phantom.core.shaping import Scheme
 from phantom.core.window import DEFAULT_WINDOW_LIMIT
 from phantom.telemetry import LEVELS
 
@@ -343,6 +345,41 @@ class ServerConfig:
             unit="seconds",
         ),
     )
+    padding: str = attrs.field(
+        default="default",
+        metadata=about(
+            padding_kinds.PADDING,
+            "What is added to the records that this side sends. `default`: the sizes of the "
+            "first answers on a link are blurred. "
+            "`none`: nothing. The others are weaker: `block` fills each record up to whole "
+            "blocks of 256 bytes, `random` adds 0 to 255 bytes, `power-of-two` fills up to one. "
+            "Records of 16 KB and more are never padded.",
+        ),
+    )
+    padding_scheme: Scheme | None = attrs.field(
+        default=None,
+        metadata=about(
+            padding_kinds.SCHEME,
+            "Other figures for the default padding of all clients, pushed to them with a "
+            "version: what padding hides from one censor may catch another's eye. "
+            '`"3 tiny=236-290 least=300 fill=3420-3880 share=22 allowance=24576"` is version 3: '
+            "a client fills what it says before it is answered up to 236 to 290 bytes if it "
+            "has at most 300, up to 3420 to 3880 if it has more, and spends 22 thousandths of "
+            "the traffic on it beyond 24,576 bytes a link. What is left out is as in this "
+            "example. Clients use it from their next link on, and never go back to a lower "
+            "version.",
+            example='"1 fill=3420-3880 share=22"',
+        ),
+    )
+    timing: str = attrs.field(
+        default="off",
+        metadata=about(
+            padding_kinds.TIMING,
+            "Whether this side also blurs when it sends. `default` holds small records back by "
+            "up to 20 ms and sends something now and then when nothing happens; `aggressive` "
+            "up to 60 ms, and more often. Bulk transfers are not held back.",
+        ),
+    )
     drain_timeout: float = attrs.field(
         default=5.0,
         metadata=about(
@@ -609,6 +646,27 @@ class ClientConfig:
             duration(0.1, 300),
             "How long connecting to the server and proving the keys may take.",
             unit="seconds",
+        ),
+    )
+    padding: str = attrs.field(
+        default="default",
+        metadata=about(
+            padding_kinds.PADDING,
+            "What is added to the records that this side sends. `default`: what is said before "
+            "the server answers gets sizes that no TLS handshake inside the tunnel has, at 5 % "
+            "of a page's bytes and under 1 % of a large transfer's. "
+            "`none`: nothing. The others are weaker: `block` fills each record up to whole "
+            "blocks of 256 bytes, `random` adds 0 to 255 bytes, `power-of-two` fills up to one. "
+            "Records of 16 KB and more are never padded.",
+        ),
+    )
+    timing: str = attrs.field(
+        default="off",
+        metadata=about(
+            padding_kinds.TIMING,
+            "Whether this side also blurs when it sends. `default` holds small records back by "
+            "up to 20 ms and sends something now and then when nothing happens; `aggressive` "
+            "up to 60 ms, and more often. Bulk transfers are not held back.",
         ),
     )
     drain_timeout: float = attrs.field(

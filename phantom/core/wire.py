@@ -65,6 +65,8 @@ class FrameType(IntEnum):
     MOVE = 0x0E
     #: May be skipped: a client without the server's identity cannot check it.
     ENDPOINTS = 0x40
+    #: Likewise: older clients know nothing of it, and it is only advice.
+    SCHEME = 0x41
 
 
 #: Types that carry no sequence number although they are below 0x80.
@@ -72,7 +74,7 @@ UNSEQUENCED = frozenset(
     {FrameType.PING, FrameType.PONG, FrameType.PADDING, FrameType.ACK, FrameType.ATTACH}
 )
 #: Types that belong to the link or the session and must carry stream id 0.
-ON_STREAM_ZERO = UNSEQUENCED | {FrameType.GOAWAY, FrameType.ENDPOINTS}
+ON_STREAM_ZERO = UNSEQUENCED | {FrameType.GOAWAY, FrameType.ENDPOINTS, FrameType.SCHEME}
 #: Reserved by this version: their layouts are fixed later, receiving one is an error.
 RESERVED = frozenset({FrameType.DATAGRAM, FrameType.MOVE})
 

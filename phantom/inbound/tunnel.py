@@ -28,6 +28,7 @@ from phantom.tunnel.mux import Acceptor
 from phantom.tunnel.post_quantum import ExchangeMemory, ServerSecrets
 from phantom.tunnel.registry import SessionRegistry
 from phantom.tunnel.responder import NoiseResponder
+from phantom.tunnel.shaper import Shaping
 from phantom.tunnel.stream import Stream
 
 log = make_logger()
@@ -108,6 +109,7 @@ class TunnelFactory(Factory):
             another worker process may have its session.
         sockets: Sets how the connections of known clients send; None leaves that to the
             system.
+        shaping: How links are shaped; None leaves their records as they are.
     """
 
     noisy = False
@@ -133,6 +135,7 @@ class TunnelFactory(Factory):
         instance: bytes = b"",
         junction: Callable[[FrameProtocol], IProtocol] | None = None,
         sockets: LinkSockets | None = None,
+        shaping: Shaping | None = None,
     ) -> None:
         self._runtime = runtime
         self._junction = junction
@@ -153,10 +156,12 @@ class TunnelFactory(Factory):
         self._secrets = ServerSecrets() if secrets is None else secrets
         self._instance = instance or runtime.entropy(INSTANCE_SIZE)
         self._sockets = sockets
+        self._shaping = shaping
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Return the layers for one visitor."""
-        frames = FrameProtocol(self._runtime, self._registry.receive(), self._keepalive)
+        shaper = None if self._shaping is None else self._shaping.shaper(self._runtime)
+        frames = FrameProtocol(self._runtime, self._registry.receive(), self._keepalive, shaper)
         return NoiseResponder(
             self._runtime,
             frames if self._junction is None else self._junction(frames),

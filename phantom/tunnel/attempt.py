@@ -187,7 +187,9 @@ class Attempt(DeadEnd):
 
     def begin(self) -> None:
         """Connect."""
-        frames = FrameProtocol(self._runtime, self, self._keepalive)
+        shaping = self._settings.shaping
+        shaper = None if shaping is None else shaping.shaper(self._runtime)
+        frames = FrameProtocol(self._runtime, self, self._keepalive, shaper)
         self._noise = NoiseInitiator(
             self._runtime,
             frames,

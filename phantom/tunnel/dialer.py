@@ -6,6 +6,7 @@ once when somebody asks for the tunnel after a pause or the machine wakes from s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import attrs
@@ -72,6 +73,7 @@ class DialerSettings:
         drain_timeout: Seconds streams may take to finish when the client stops.
         detached_timeout: Seconds a session may wait for a new link.
         link_max_age: Seconds after which, about, a link is replaced by a fresh one; 0 never.
+        on_scheme: Called with each padding scheme that the server pushes.
     """
 
     limits: MuxLimits
@@ -79,6 +81,7 @@ class DialerSettings:
     drain_timeout: float
     detached_timeout: float = 300.0
     link_max_age: float = 0.0
+    on_scheme: Callable[[bytes], None] | None = None
 
 
 @attrs.frozen(slots=True)
@@ -320,6 +323,7 @@ class Dialer:
             client=True,
             on_goaway=self._goaway,
             on_endpoints=self._endpoints_pushed,
+            on_scheme=self._settings.on_scheme,
         )
         self._session = Session(
             self._runtime,

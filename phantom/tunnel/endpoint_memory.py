@@ -68,7 +68,7 @@ class MemoryFile:
     def load(self) -> Memory:
         """Return what is remembered; nothing when the file is missing or damaged."""
         try:
-            content = _read(self.path)
+            content = read_private(self.path)
         except FileNotFoundError:
             return Memory()
         except OSError as error:
@@ -94,7 +94,7 @@ class MemoryFile:
         )
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _replace(self.path, text.encode("ascii"))
+            replace_private(self.path, text.encode("ascii"))
         except OSError as error:
             if not self._complained:
                 log.warn(
@@ -108,7 +108,12 @@ class MemoryFile:
             self._complained = False
 
 
-def _read(path: Path) -> bytes:
+def read_private(path: Path) -> bytes:
+    """Return the content of a small file.
+
+    Raises:
+        OSError: It cannot be read, is no regular file, or is too long.
+    """
     # O_NONBLOCK: opening a FIFO must not wait for a writer.
     flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
     descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
@@ -121,7 +126,7 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_private(path: Path, data: bytes) -> None:
     """Write the whole file under another name and to the disk, then give it its own."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):

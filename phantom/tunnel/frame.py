@@ -29,6 +29,7 @@ from phantom.interfaces import LinkGauge
 from phantom.layer import bottom
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
+from phantom.tunnel.shaper import Shaper
 
 log = make_logger()
 
@@ -112,6 +113,7 @@ class FrameProtocol:
         receiver: Who gets the frames; may be replaced while running.
         keepalive: Seconds without a sign of life after which a ping is sent, varied by
             `JITTER`; 0 sends none.
+        shaper: Pads small records and may hold them back; None leaves all as they are.
 
     Attributes:
         receiver: Who gets the frames.
@@ -129,8 +131,16 @@ class FrameProtocol:
 
     transport: Any = None
 
-    def __init__(self, runtime: Runtime, receiver: FrameReceiver, keepalive: float) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        receiver: FrameReceiver,
+        keepalive: float,
+        shaper: Shaper | None = None,
+    ) -> None:
         self._runtime = runtime
+        self._shaper = Shaper(runtime, None) if shaper is None else shaper
+        self._shaper.link = self
         self.receiver = receiver
         self._keepalive = keepalive
         self.congested = False
@@ -265,6 +275,7 @@ class FrameProtocol:
             if timer is not None and timer.active():
                 timer.cancel()
         self._timer = self._probe = self._watch = self._closing = None
+        self._shaper.stop()
         if self._gauge is not None:
             self._gauge.stop()
         self.receiver.link_lost(self, reason)
@@ -277,7 +288,10 @@ class FrameProtocol:
             if self._watch is None:
                 self._watch_quiet()
             self.records += 1
-            self.transport.write(plaintext)
+            if len(plaintext) < self._shaper.below:
+                self._shaper.send((plaintext,))
+            else:
+                self.transport.write(plaintext)
             if self.allowance is not None:
                 self._check_allowance(self.allowance)
 
@@ -287,13 +301,18 @@ class FrameProtocol:
             if self._watch is None:
                 self._watch_quiet()
             self.records += len(plaintexts)
-            self.transport.write_records(plaintexts)
+            if len(plaintexts[-1]) < self._shaper.below:
+                self._shaper.send(plaintexts)
+            else:
+                self.transport.write_records(plaintexts)
             if self.allowance is not None:
                 self._check_allowance(self.allowance)
 
     def lose(self) -> None:
         """Close after what was written has left, if that does not take for ever."""
         if self.connected and self._closing is None:
+            self._shaper.flush()
+            self._shaper.stop()
             self._closing = self._runtime.call_later(CLOSE_TIMEOUT, self.abort)
             self.transport.unregisterProducer()
             self.transport.loseConnection()

@@ -20,6 +20,7 @@ from phantom.tunnel.noise import NoiseProtocol
 from phantom.tunnel.openings import ClientOpening, mode_on
 from phantom.tunnel.post_quantum import ClientExchange, ClientSecrets
 from phantom.tunnel.server_clock import ServerClock
+from phantom.tunnel.shaper import Shaping
 
 #: Bytes of padding in the first message on bare TCP, at least and at most: no two clients
 #: share a length, and one TCP segment holds it.
@@ -58,6 +59,7 @@ class InitiatorSettings:
         post_quantum: Whether to do an ML-KEM exchange.
         secrets: What earlier links left of one; None to do it for every link.
         clock: The server's time; its web site sets it right.
+        shaping: How the link's records are shaped; None leaves them as they are.
     """
 
     private_key: bytes = attrs.field(repr=False)
@@ -70,6 +72,7 @@ class InitiatorSettings:
     post_quantum: PostQuantum = PostQuantum.AUTO
     secrets: ClientSecrets | None = None
     clock: ServerClock = attrs.field(factory=ServerClock)
+    shaping: Shaping | None = None
 
 
 class NoiseInitiator(NoiseProtocol):

@@ -115,6 +115,7 @@ class MultiplexerProtocol:
         acceptor: Acceptor | None = None,
         on_goaway: Callable[[MultiplexerProtocol, int], None] | None = None,
         on_endpoints: Callable[[MultiplexerProtocol, bytes], None] | None = None,
+        on_scheme: Callable[[bytes], None] | None = None,
     ) -> None:
         self._runtime = runtime
         self._limits = limits
@@ -122,6 +123,7 @@ class MultiplexerProtocol:
         self._acceptor = acceptor
         self._on_goaway = on_goaway
         self._on_endpoints = on_endpoints
+        self._on_scheme = on_scheme
         self._session: Session | None = None
         self._pool = CreditPool(limits.session_memory, limits.max_streams)
         self._scheduler: Scheduler[Stream] = Scheduler()
@@ -240,6 +242,9 @@ class MultiplexerProtocol:
         elif kind == FrameType.ENDPOINTS:
             if self._on_endpoints is not None:
                 self._on_endpoints(self, bytes(payload))
+        elif kind == FrameType.SCHEME:
+            if self._on_scheme is not None:
+                self._on_scheme(bytes(payload))
         elif kind >= 0x40:
             pass  # sequenced and skippable
         elif stream is None:

@@ -93,6 +93,7 @@ class SessionRegistry:
         meters: Counts sessions.
         detached: What sessions without a link may keep.
         endpoints: The signed list of endpoints to push; empty for none.
+        scheme: The encoded padding scheme to push; empty for none.
         others: The other worker processes; None where there are none.
     """
 
@@ -107,6 +108,7 @@ class SessionRegistry:
         attach_timeout: float,
         meters: Meters,
         endpoints: bytes = b"",
+        scheme: bytes = b"",
         others: OtherWorkers | None = None,
     ) -> None:
         self._runtime = runtime
@@ -117,6 +119,7 @@ class SessionRegistry:
         self._attach_timeout = attach_timeout
         self._meters = meters
         self._endpoints = endpoints
+        self._scheme = scheme
         self._pool = BlockPool()
         self._sessions: dict[bytes, tuple[Session, MultiplexerProtocol]] = {}
         self._detached_limits = detached or DetachedLimits()
@@ -220,6 +223,8 @@ class SessionRegistry:
         session.attach(link, attach)
         if self._endpoints:
             session.send(FrameType.ENDPOINTS, 0, self._endpoints)
+        if self._scheme:
+            session.send(FrameType.SCHEME, 0, self._scheme)
 
     def _refuse(self, link: FrameProtocol, attach: Attach, status: AttachStatus) -> None:
         self._meters.count(f"session.refused.{status.name.lower()}")

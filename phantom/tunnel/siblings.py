@@ -21,6 +21,7 @@ from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.handover import BorneLink, Connect, Junction, LinkBearer
 from phantom.tunnel.registry import SessionRegistry
+from phantom.tunnel.shaper import Shaping
 from phantom.tunnel.shared_memory import SharedClaims
 
 log = make_logger()
@@ -43,6 +44,7 @@ class Siblings:
         folder: Where each worker's socket is; only this user may enter it.
         keepalive: Seconds, see `FrameProtocol`.
         meters: Counts links that are carried.
+        shaping: How links are shaped whose sessions are here; None leaves records as they are.
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class Siblings:
         folder: Path,
         keepalive: float,
         meters: Meters,
+        shaping: Shaping | None = None,
     ) -> None:
         self._runtime = runtime
         self._claims = claims
         self._folder = folder
         self._keepalive = keepalive
         self._meters = meters
+        self._shaping = shaping
         self._port: Any = None
         self._bearers: set[LinkBearer] = set()
         self._quiet: list[Deferred[None]] = []
@@ -127,7 +131,8 @@ class Siblings:
         """Take links for this process's sessions from now on."""
 
         def make_frames() -> FrameProtocol:
-            return FrameProtocol(self._runtime, registry.receive(), self._keepalive)
+            shaper = None if self._shaping is None else self._shaping.shaper(self._runtime)
+            return FrameProtocol(self._runtime, registry.receive(), self._keepalive, shaper)
 
         def make() -> BorneLink:
             return BorneLink(self._runtime, make_frames, registry.give_way, _same_user)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from phantom.address import Destination
 from phantom.core import wire
 from phantom.core.endpoint_list import Carrier, EndpointList, ServerEndpoint
+from phantom.core.shaping import Scheme
 from phantom.core.wire import Attach, FrameType, GoawayReason
 from phantom.crypto.identity import sign
 from phantom.errors import Outcome, RemoteProtocolError
@@ -96,6 +97,10 @@ GOLDEN = [
         "00006955b90001002f01202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d"
         "3e3f01bb09612e6578616d706c650000",
     ),
+    (
+        wire.pack_frame(FrameType.SCHEME, 0, Scheme(version=1).encode()),
+        "4100000000140000000100ec0122012c0d5c0f28001600006000",
+    ),
 ]
 
 
@@ -134,6 +139,7 @@ def test_a_record_cut_anywhere_inside_a_frame_is_refused(cut: int) -> None:
         wire.pack_frame(FrameType.PING, 1, b"12345678"),
         wire.pack_frame(FrameType.ATTACH, 4),
         wire.pack_frame(FrameType.ENDPOINTS, 4),
+        wire.pack_frame(FrameType.SCHEME, 4),
         wire.pack_frame(FrameType.STREAM_OPEN, 0),
         wire.pack_frame(FrameType.DATAGRAM, 1),
         wire.pack_frame(FrameType.MOVE, 1),
@@ -146,7 +152,7 @@ def test_what_is_refused(frame: bytes) -> None:
         list(wire.parse_frames(memoryview(frame)))
 
 
-@pytest.mark.parametrize("kind", [0x41, 0x7F, 0x80, 0xFF])
+@pytest.mark.parametrize("kind", [0x42, 0x7F, 0x80, 0xFF])
 def test_unknown_types_that_may_be_skipped_pass(kind: int) -> None:
     assert len(list(wire.parse_frames(memoryview(wire.pack_frame(kind, 5, b"new"))))) == 1
     assert wire.is_sequenced(kind) == (kind < 0x80)

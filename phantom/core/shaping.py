@@ -1,0 +1,326 @@
+"""How much padding goes with what a link sends, and when: pure decisions.
+
+The frame layer asks, by way of `phantom.tunnel.shaper`.  A censor that cannot read a link still
+sees how much is said before the other side answers, and a TLS handshake inside one shows by that
+(Xue et al., "Fingerprinting Obfuscated Proxy Traffic with Encapsulated TLS Handshakes", USENIX
+Security 2024; nDPI's rule, `phantom.audit.detectors.inner_tls`).  Of the four bursts it looks at
+only the client's are cheap to change.  The default therefore gives each of them one of two
+sizes that no handshake has: some 270 to 350 bytes on the wire, or 3.4 KB and more.  The
+predecessor's strategies round or blur each record by itself instead.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol
+
+import attrs
+
+from phantom.core.session import SMALL_RECORD
+from phantom.core.wire import HEADER_SIZE
+from phantom.errors import RemoteProtocolError
+
+#: ``draw(low, high)`` returns a random integer, both ends included.
+Draw = Callable[[int, int], int]
+
+#: Seconds without an answer within which two records still count as one burst.  Requests of one
+#: page follow each other at once; an answer that is on its way separates what comes later.
+ONE_BURST = 0.002
+#: Records of at least this many bytes of plaintext are never padded: bulk data has the size of
+#: bulk data, and joining padding to it would copy it.
+BULK = 16 * 1024
+#: Bytes of a block, and most random bytes, of the strategies with these names: as the
+#: predecessor had them.
+BLOCK = 256
+MOST_RANDOM = 255
+#: How many of a server's first records are blurred, and by how many bytes at most.  They would
+#: be the same on every link (the answer to ATTACH, to the first streams, certificates); 3 KB in
+#: all.
+FIRST_ANSWERS = 16
+MOST_BLUR = 400
+
+
+class Padding(Enum):
+    """The strategies, by the names that the configuration has for them."""
+
+    DEFAULT = "default"
+    NONE = "none"
+    BLOCK = "block"
+    RANDOM = "random"
+    POWER_OF_TWO = "power-of-two"
+
+
+@attrs.frozen(slots=True)
+class Said:
+    """What a policy is asked about.
+
+    Attributes:
+        size: Bytes of the record's plaintext.
+        before: Bytes of the records that leave with it, in front of it.
+        received: Bytes received on the link so far, parts of records included.
+        now: Seconds on a clock that does not go back.
+    """
+
+    size: int
+    before: int
+    received: int
+    now: float
+
+
+class PaddingPolicy(Protocol):
+    """What decides for one direction of one link."""
+
+    @property
+    def below(self) -> int:
+        """Records of at least so many bytes of plaintext need not be asked about."""
+        ...
+
+    def pad(self, said: Said, draw: Draw) -> int:
+        """Return the bytes of the PADDING frame to send with a record.
+
+        Args:
+            said: The record.
+            draw: Randomness.
+
+        Returns:
+            0 for none, or at least a frame's header.
+        """
+        ...
+
+
+def _at_least_header(wanted: int) -> int:
+    """Return what a PADDING frame can have: nothing, or a header and more."""
+    return wanted if wanted >= HEADER_SIZE else 0
+
+
+_SCHEME = struct.Struct(">IHHHHHHI")
+#: Most of `Scheme.share` and `Scheme.allowance` that a client lets a server ask for: a tenth of
+#: the traffic, and a quarter of a megabyte a link.
+MOST_SHARE = 100
+MOST_ALLOWANCE = 256 * 1024
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Scheme:
+    """The figures of the default strategy.  Sizes are bytes of plaintext.
+
+    A record has 34 bytes more, and another 22 inside TLS; nDPI takes 24 off each packet.
+
+    Attributes:
+        version: 0 is what a client comes with; servers push higher ones.
+        tiny_low: A burst that is shorter is filled up to this at least ...
+        tiny_high: ... and to this at most.
+        least: Up to so many bytes a burst counts as such a short one.
+        low: A longer one is filled up to this at least, unless it is as long already ...
+        high: ... and to this at most.
+        share: What padding may make of all that was sent and received, in thousandths ...
+        allowance: ... beyond so many bytes, which every link may spend.
+    """
+
+    version: int = 0
+    tiny_low: int = 236
+    tiny_high: int = 290
+    least: int = 300
+    low: int = 3420
+    high: int = 3880
+    share: int = 22
+    allowance: int = 24 * 1024
+
+    def problem(self) -> str | None:
+        """Say what makes these figures unusable; None when nothing does."""
+        if not 0 <= self.version <= 0xFFFFFFFF:
+            return "the version is not a number of 32 bits"
+        if not 0 <= self.tiny_low <= self.tiny_high <= self.least < self.low <= self.high:
+            return "the sizes must rise: tiny, least, fill"
+        if self.high > SMALL_RECORD:
+            return f"no record may be filled up to more than {SMALL_RECORD} bytes"
+        if not 0 <= self.share <= MOST_SHARE:
+            return f"the share is at most {MOST_SHARE} thousandths"
+        if not 0 <= self.allowance <= MOST_ALLOWANCE:
+            return f"the allowance is at most {MOST_ALLOWANCE} bytes"
+        return None
+
+    def encode(self) -> bytes:
+        """Return the payload of a SCHEME frame.
+
+        Layout, 20 bytes, numbers big endian: version (4) | tiny low (2) | tiny high (2) |
+        least (2) | low (2) | high (2) | share (2) | allowance (4).
+        """
+        return _SCHEME.pack(*attrs.astuple(self))
+
+    @classmethod
+    def decode(cls, payload: bytes | memoryview) -> Scheme:
+        """Parse a payload; bytes behind the known ones are a later version's.
+
+        Raises:
+            RemoteProtocolError: It is cut short, or its figures are out of bounds.
+        """
+        if len(payload) < _SCHEME.size:
+            raise RemoteProtocolError("a padding scheme is cut short")
+        names = (field.name for field in attrs.fields(cls))
+        scheme = cls(**dict(zip(names, _SCHEME.unpack_from(payload), strict=True)))
+        problem = scheme.problem()
+        if problem is not None:
+            raise RemoteProtocolError(f"a padding scheme that cannot be: {problem}")
+        return scheme
+
+
+class BurstPadding:
+    """The client's default: see the module.
+
+    What it spends is bounded by what the link carries, so it never needs to be told when a
+    page is over or a download has begun.
+
+    Args:
+        scheme: Its figures.
+
+    Attributes:
+        spent: Bytes of padding so far.
+    """
+
+    __slots__ = ("_burst", "_heard", "_scheme", "_sent", "_since", "below", "spent")
+
+    def __init__(self, scheme: Scheme) -> None:
+        self._scheme = scheme
+        self._burst = 0
+        self._heard = -1
+        self._since = 0.0
+        self._sent = 0
+        self.spent = 0
+        self.below = scheme.low
+
+    def pad(self, said: Said, draw: Draw) -> int:
+        """See `PaddingPolicy`."""
+        scheme = self._scheme
+        if said.received != self._heard or said.now - self._since > ONE_BURST:
+            self._burst = 0
+        self._heard = said.received
+        self._since = said.now
+        size = said.before + said.size
+        self._burst += size
+        self._sent += size
+        if self._burst <= scheme.least:
+            wanted = draw(scheme.tiny_low, scheme.tiny_high) - self._burst
+        elif self._burst < scheme.low:
+            wanted = draw(scheme.low, scheme.high) - self._burst
+        else:
+            return 0
+        wanted = _at_least_header(wanted)
+        allowed = scheme.allowance + (self._sent + said.received) * scheme.share // 1000
+        if self.spent + wanted > allowed:
+            return 0
+        self.spent += wanted
+        self._burst += wanted
+        return wanted
+
+
+class FirstAnswers:
+    """The server's default: blurs the sizes of its first records.
+
+    Filling a server's bursts as well would cost 10 % of a page (CENSOR.md, section 4), and the
+    rule passes over four bursts when the client's alone are no handshake's.
+    """
+
+    __slots__ = ("_left", "below")
+
+    def __init__(self) -> None:
+        self._left = FIRST_ANSWERS
+        self.below = BULK
+
+    def pad(self, said: Said, draw: Draw) -> int:
+        """See `PaddingPolicy`."""
+        self._left -= 1
+        if self._left <= 0:
+            self.below = 0  # not asked any more
+        return _at_least_header(draw(0, MOST_BLUR))
+
+
+class BlockPadding:
+    """Fills records up to whole blocks."""
+
+    below = BULK
+
+    def pad(self, said: Said, draw: Draw) -> int:
+        """See `PaddingPolicy`."""
+        wanted = -said.size % BLOCK
+        return wanted + BLOCK if 0 < wanted < HEADER_SIZE else wanted
+
+
+class RandomPadding:
+    """Adds up to `MOST_RANDOM` bytes to each record."""
+
+    below = BULK
+
+    def pad(self, said: Said, draw: Draw) -> int:
+        """See `PaddingPolicy`."""
+        return HEADER_SIZE + draw(0, MOST_RANDOM)
+
+
+class PowerPadding:
+    """Fills records up to the next power of two."""
+
+    below = BULK
+
+    def pad(self, said: Said, draw: Draw) -> int:
+        """See `PaddingPolicy`."""
+        wanted = (1 << (said.size - 1).bit_length()) - said.size
+        if 0 < wanted < HEADER_SIZE:
+            wanted += 1 << said.size.bit_length()
+        return wanted
+
+
+def padding_policy(padding: Padding, *, client: bool, scheme: Scheme) -> PaddingPolicy | None:
+    """Return the policy for one link, None for no padding.
+
+    Args:
+        padding: The strategy.
+        client: Which side sends.
+        scheme: The figures of the client's default.
+    """
+    if padding is Padding.NONE:
+        return None
+    if padding is Padding.DEFAULT:
+        return BurstPadding(scheme) if client else FirstAnswers()
+    others: dict[Padding, type[BlockPadding | RandomPadding | PowerPadding]] = {
+        Padding.BLOCK: BlockPadding,
+        Padding.RANDOM: RandomPadding,
+        Padding.POWER_OF_TWO: PowerPadding,
+    }
+    return others[padding]()
+
+
+class Timing(Enum):
+    """How much the times of what is sent are blurred, by the configuration's names."""
+
+    OFF = "off"
+    DEFAULT = "default"
+    AGGRESSIVE = "aggressive"
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Delays:
+    """What timing obfuscation does.
+
+    Attributes:
+        most: Seconds a small record is held back at most.
+        below: Bytes of plaintext from which on a record is not small.
+        idle: Seconds of silence, at least and at most, after which cover traffic is sent.
+        cover: Its bytes of plaintext, at least and at most.
+    """
+
+    most: float
+    below: int
+    idle: tuple[float, float]
+    cover: tuple[int, int]
+
+
+#: Twenty milliseconds are what a keystroke's way across a country varies by, and sixty what
+#: somebody who types begins to notice.  Cover traffic: 130 bytes a second, and a kilobyte.
+DELAYS = {
+    Timing.DEFAULT: Delays(most=0.02, below=1400, idle=(2.0, 8.0), cover=(60, 1200)),
+    Timing.AGGRESSIVE: Delays(most=0.06, below=1400, idle=(0.2, 1.5), cover=(60, 1800)),
+}
+#: Bytes held back after which all of them leave at once.
+MOST_HELD = 8 * 1024

@@ -1,0 +1,217 @@
+"""Gives a link's small records their size and their time, as `phantom.core.shaping` decides.
+
+It stands between `FrameProtocol` and the records below, and only small records ever get here:
+what is as long as `Shaper.below` goes past it.  Frames keep their order, with one exception:
+an ACK has no place in it and may overtake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.interfaces import IDelayedCall
+
+from phantom.core.shaping import (
+    DELAYS,
+    MOST_HELD,
+    Delays,
+    Padding,
+    PaddingPolicy,
+    Said,
+    Scheme,
+    Timing,
+    padding_policy,
+)
+from phantom.core.wire import HEADER_SIZE, MAX_RECORD_PLAINTEXT, FrameType, pack_frame
+from phantom.runtime import Runtime
+
+#: What is held back by timing obfuscation: what people and programs say.  A window update that
+#: came late would slow a download, and an acknowledgement tells nothing of what was said.
+_SPEECH = frozenset(
+    {FrameType.DATA, FrameType.STREAM_OPEN, FrameType.OPEN_REPLY, FrameType.HALF_CLOSE}
+)
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Shaping:
+    """How the links of one client, or of one server, are shaped.
+
+    Attributes:
+        padding: The strategy.
+        timing: Whether times are blurred too.
+        client: Which side this is.
+        scheme: Returns the figures for the next link: a server may push others meanwhile.
+    """
+
+    padding: Padding
+    timing: Timing
+    client: bool
+    scheme: Callable[[], Scheme] = Scheme
+
+    def shaper(self, runtime: Runtime) -> Shaper:
+        """Return what shapes one new link."""
+        policy = padding_policy(self.padding, client=self.client, scheme=self.scheme())
+        return Shaper(runtime, policy, DELAYS.get(self.timing))
+
+
+class ShapedLink(Protocol):
+    """What a shaper needs of its link."""
+
+    transport: Any
+    congested: bool
+    records: int
+
+    @property
+    def record_limit(self) -> int:
+        """Most bytes of plaintext that a record should have now."""
+        ...
+
+
+class Shaper:
+    """One link's.
+
+    Args:
+        runtime: Clock and entropy.
+        padding: How much is added; None for nothing.
+        delays: What is held back and covered; None for nothing.
+
+    Attributes:
+        below: Records of at least so many bytes of plaintext go past it, for now.
+    """
+
+    __slots__ = ("_cover", "_delays", "_held", "_held_size", "_padding", "_release", "_runtime",
+                 "_seen", "below", "link")  # fmt: skip
+
+    #: Set before anything is sent.
+    link: ShapedLink
+
+    def __init__(
+        self, runtime: Runtime, padding: PaddingPolicy | None, delays: Delays | None = None
+    ) -> None:
+        self._runtime = runtime
+        self._padding = padding
+        self._delays = delays
+        self._held: list[bytes] = []
+        self._held_size = 0
+        self._release: IDelayedCall | None = None
+        self._cover: IDelayedCall | None = None
+        self._seen = -1
+        self.below = 0
+        self._set_below()
+
+    def _set_below(self) -> None:
+        """While something is held back everything has to come by here, or it would overtake."""
+        padded = 0 if self._padding is None else self._padding.below
+        small = 0 if self._delays is None else self._delays.below
+        self.below = MAX_RECORD_PLAINTEXT + 1 if self._held else max(padded, small)
+
+    def send(self, records: Sequence[bytes | memoryview]) -> None:
+        """Send records, padded, now or in a moment.
+
+        Args:
+            records: Each is whole frames, valid during the call.
+        """
+        delays = self._delays
+        if delays is None:
+            self._send(records)
+            return
+        if self._cover is None:
+            # Not before: a server says nothing until its client has proven itself live.
+            self._cover_later(delays)
+        last = records[-1]
+        kind = last[0]
+        if kind == FrameType.ACK:
+            self._send(records)
+        elif (
+            len(records) == 1
+            and kind in _SPEECH
+            and len(last) < delays.below
+            and self._held_size + len(last) <= MOST_HELD
+        ):
+            self._hold(bytes(last), delays)
+        else:
+            self.flush()
+            self._send(records)
+
+    def _send(self, records: Sequence[bytes | memoryview]) -> None:
+        last = records[-1]
+        if len(last) < self.below and self._padding is not None:
+            before = sum(map(len, records)) - len(last)
+            padding = self._padding_for(len(last), before, self._padding)
+            if padding:
+                records = [*records[:-1], b"".join((last, padding))]
+        if len(records) == 1:
+            self.link.transport.write(records[0])
+        else:
+            self.link.transport.write_records([memoryview(record) for record in records])
+
+    def _padding_for(self, size: int, before: int, policy: PaddingPolicy) -> bytes:
+        """Return the frame that goes with the last record of what leaves, if any."""
+        if size >= policy.below:
+            return b""
+        link = self.link
+        now = self._runtime.clock.seconds()
+        said = Said(size, before, link.transport.received, now)
+        wanted = policy.pad(said, self._runtime.randint)
+        self._set_below()
+        if not wanted or size + wanted > link.record_limit:
+            return b""  # also on slow links: there it would keep a keystroke waiting
+        return pack_frame(FrameType.PADDING, 0, bytes(wanted - HEADER_SIZE))
+
+    # -- timing ---------------------------------------------------------------------------
+
+    def _hold(self, record: bytes, delays: Delays) -> None:
+        self._held.append(record)
+        self._held_size += len(record)
+        if self._release is None:
+            wait = self._runtime.uniform(0.0, delays.most)
+            self._release = self._runtime.call_later(wait, self._release_due)
+            self._set_below()
+
+    def _release_due(self) -> None:
+        self._release = None
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is held back."""
+        if self._release is not None:
+            self._release.cancel()
+            self._release = None
+        held, self._held = self._held, []
+        self._held_size = 0
+        self._set_below()
+        limit = self.link.record_limit if held else 0
+        joined: list[bytes] = []
+        size = 0
+        for record in held:
+            if joined and size + len(record) > limit:
+                self._send([b"".join(joined)])
+                joined, size = [], 0
+            joined.append(record)
+            size += len(record)
+        if joined:
+            self._send([b"".join(joined)])
+
+    def _cover_later(self, delays: Delays) -> None:
+        self._seen = self.link.records
+        self._cover = self._runtime.call_later(
+            self._runtime.uniform(*delays.idle), self._cover_due, delays
+        )
+
+    def _cover_due(self, delays: Delays) -> None:
+        link = self.link
+        size = self._runtime.randint(*delays.cover)
+        if link.records == self._seen and not link.congested and size <= link.record_limit:
+            link.transport.write(pack_frame(FrameType.PADDING, 0, bytes(size - HEADER_SIZE)))
+        self._cover_later(delays)
+
+    def stop(self) -> None:
+        """Drop what is held back: the link is gone."""
+        for timer in (self._release, self._cover):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._release = self._cover = None
+        self._held.clear()
+        self._held_size = 0
