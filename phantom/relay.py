@@ -121,14 +121,16 @@ class RelayProtocol:
     # -- IProtocol --------------------------------------------------------------------
 
     def makeConnection(self, transport: Any) -> None:
-        """Start pumping if the other side is there, and otherwise hold the transport still."""
+        """Start pumping if the other side is there; what comes before it is held.
+
+        The transport is paused by the first bytes that come, not before: mostly the other side
+        is there in the same turn, and pausing costs a system call, and so does resuming.
+        """
         self.transport = transport
         peer = self._peer
         if peer is None:
             self._follow()
-        elif peer.transport is None:
-            transport.pauseProducing()
-        else:
+        elif peer.transport is not None:
             _join(self, peer)
 
     def connectionMade(self) -> None:
@@ -249,7 +251,7 @@ class RelayProtocol:
         self.transport.abortConnection()
 
     def _hold(self, data: Data) -> None:
-        """Keep what was already read when the other side is not connected yet.
+        """Keep what was read before the other side is connected, and let no more come.
 
         A transport that is paused delivers at most the chunk it has in hand.
         """
@@ -332,9 +334,9 @@ def relay_pair(
     """Make two protocols that are joined to each other.
 
     Each is connected by its ``makeConnection`` at its own time, in either order.  The one
-    connected first keeps its transport paused until the other is there; a transport that
-    was paused beforehand is resumed then.  A side that is connected after the other has
-    ended is ended the same way.
+    connected first pauses its transport with the first bytes that come before the other is
+    there; a transport that was paused beforehand is resumed then.  A side that is connected
+    after the other has ended is ended the same way.
 
     Args:
         on_end: Called once, when both sides have been connected and both are lost.

@@ -6,7 +6,8 @@ the reactor's next turn, where it is joined with others.  A quick one
 * reads into one buffer that all share, and lends it to a protocol that says it can do with
   that (`BufferReceiver`);
 * lets someone else read the socket, straight into memory of its own (`SocketReader`);
-* sends at once what the kernel takes, and keeps the rest without a copy (`send_buffer`).
+* sends at once what the kernel takes, and keeps the rest without a copy (`send_buffer`);
+* ends without waiting where there is nothing to wait for (`phantom.fast.ends`).
 
 What the stock one promises stays true; `quicken` changes a transport's class in place, so
 whoever made it (a port, a connector, an endpoint of an embedding program) need not know.
@@ -19,7 +20,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
-from twisted.internet.tcp import Client, Connection, Server
+from twisted.internet.tcp import Client, Server
+
+from phantom.fast.ends import QuickEnds
 
 #: Bytes read at once where a protocol takes buffers: four whole records.  Larger reads gain
 #: nothing more and keep everybody else waiting (measured: 64 KiB costs 0.2 CPU-s/GB more).
@@ -68,7 +71,7 @@ class SocketReader(Protocol):
         ...
 
 
-class QuickConnection(Connection):
+class QuickConnection(QuickEnds):
     """A Twisted TCP connection with three ways more; made by `quicken`.
 
     Attributes:

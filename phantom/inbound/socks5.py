@@ -35,6 +35,7 @@ from phantom.core.socks5 import (
     build_reply,
 )
 from phantom.errors import EXPLANATIONS, RelayError
+from phantom.fast.sockets import quicken
 from phantom.interfaces import Outbound
 from phantom.layer import switch_protocol
 from phantom.relay import relay_pair
@@ -112,7 +113,7 @@ class Socks5Protocol(Protocol):
         self._parser.receive_data(data)
         while not self._over and (event := self._parser.next_event()) is not None:
             if isinstance(event, Reply):
-                self.transport.write(event.data)
+                self._write(event.data)
             elif isinstance(event, Request):
                 self._start(event)
             else:
@@ -163,7 +164,7 @@ class Socks5Protocol(Protocol):
             far_transport.abortConnection()
             return
         self._end()
-        self.transport.write(build_reply(self._version, SUCCEEDED))
+        self._write(build_reply(self._version, SUCCEEDED))
         if self._early:
             # Written here and not given to `near`: the relay may be handed what comes next
             # from within the switch, where it resumes a paused transport.
@@ -204,7 +205,7 @@ class Socks5Protocol(Protocol):
         self._over = True
         self._early.clear()
         if reply:
-            self.transport.write(reply)
+            self._write(reply)
         if self._paused and not self._half_closed:
             # There is unread input.  The FIN tells the application; its own ends it.
             self._arm(LINGER)
@@ -218,6 +219,14 @@ class Socks5Protocol(Protocol):
         self._over = True
         self._arm(LINGER)
         self.transport.loseConnection()
+
+    def _write(self, data: bytes) -> None:
+        """Write, and where that can be at once; Twisted's TCP would wait for its next turn."""
+        quick = quicken(self.transport)
+        if quick is not None:
+            quick.send_now(data)
+        else:
+            self.transport.write(data)
 
     def _end(self) -> None:
         self._disarm()

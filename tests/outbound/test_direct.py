@@ -179,14 +179,15 @@ def test_the_callbacks_run_before_any_byte() -> None:
     assert seen == [["made"]]
 
 
-def test_relay_paused_at_once_stays_paused() -> None:
+def test_relay_without_its_other_side_reads_once() -> None:
     world = World()
     near, far = relay_pair()
     world.protocol = far  # type: ignore[assignment]
     world.connect(f"{V4}:443")
     transport = world.reactor.connectors[0].up()
+    transport.deliver(b"welcome")
     assert not transport.reading
-    ByteTransport(near).connect()
+    assert ByteTransport(near).connect().take() == b"welcome"
     assert transport.reading
 
 

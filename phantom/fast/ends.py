@@ -1,0 +1,58 @@
+"""The ends of a TCP connection without detours through the reactor.
+
+Twisted's ``loseConnection`` and ``loseWriteConnection`` ask epoll to tell when the socket is
+writable, are told in the next turn, ask epoll to stop telling, and only then end anything.
+Where nothing is queued there is nothing to wait for.  It saves a short connection four
+``epoll_ctl`` and two passes through the reactor, about 20 us of CPU time on each side.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.main import CONNECTION_DONE
+from twisted.internet.tcp import Connection
+from twisted.python.failure import Failure
+
+from phantom.fast.turns import find_turns
+
+# One for all, as the reactor itself has one for a connection that the peer ended.
+_DONE = Failure(CONNECTION_DONE)
+
+
+class QuickEnds(Connection):
+    """A Twisted TCP connection that ends at once, or with the turn, if it has sent everything."""
+
+    @property
+    def _all_sent(self) -> bool:
+        """Whether nothing is queued, and no producer will be asked for more when that is sent."""
+        if self.dataBuffer or self._tempDataLen or self.TLS or not self.connected:
+            return False
+        return self.producer is None or (self.streamingProducer and not self.producerPaused)
+
+    def loseWriteConnection(self) -> None:
+        """Half-close: now, if everything was sent."""
+        if self._writeDisconnecting or not self._all_sent:
+            super().loseWriteConnection()
+            return
+        self._writeDisconnecting = self._writeDisconnected = True
+        self._closeWriteConnection()
+
+    def loseConnection(self) -> None:
+        """Close: at the end of the turn, if everything was sent."""
+        turns = find_turns(self.reactor)
+        if turns is None or self.disconnecting or not self._all_sent:
+            super().loseConnection()
+            return
+        self.disconnecting = 1
+        self.stopReading()
+        turns.at_end(self._end)
+
+    def _end(self) -> None:
+        # Aborted meanwhile, it must not end in order; if something was written, that goes first.
+        if self._all_sent and not self._aborting:
+            self.connectionLost(_DONE)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Close the socket; what was half-closed needs no second shutdown, which would fail."""
+        if self._writeDisconnected:
+            self._shouldShutdown = False
+        super().connectionLost(reason)
