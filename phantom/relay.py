@@ -37,7 +37,6 @@ from typing import Any, Final
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
-    IDelayedCall,
     IHalfCloseableProtocol,
     IProtocol,
     IPushProducer,
@@ -46,10 +45,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phantom.fast.sockets import quicken
+from phantom.fast.timeouts import Timeouts
 
 Data = bytes | memoryview
-#: ``call_later(seconds, call)`` sets a timer, as `phantom.runtime.Runtime.call_later`.
-CallLater = Callable[[float, Callable[[], None]], IDelayedCall]
 
 #: Seconds for which a half-closed pair may be silent.  TCP itself sets no limit; what waits this
 #: long for an answer, with nothing more to say itself, is a script at most.
@@ -78,7 +76,6 @@ class RelayProtocol:
     """
 
     __slots__ = (
-        "_call_later",
         "_fate",
         "_held",
         "_on_end",
@@ -86,7 +83,8 @@ class RelayProtocol:
         "_peer",
         "_read_ended",
         "_seen",
-        "_timer",
+        "_timeouts",
+        "_watched",
         "_write",
         "_write_pieces",
         "transport",
@@ -99,10 +97,11 @@ class RelayProtocol:
     transport: Any
     _peer: RelayProtocol | None
 
-    def __init__(self, on_end: Callable[[], None] | None, call_later: CallLater | None) -> None:
+    def __init__(self, on_end: Callable[[], None] | None, timeouts: Timeouts | None) -> None:
         self.transport = None
-        self._call_later = call_later
-        self._timer: IDelayedCall | None = None
+        self._timeouts = timeouts
+        #: Counts among those that time out.
+        self._watched = False
         self._peer = None
         self._on_end = on_end
         #: Bytes for this side's transport that came before it did.
@@ -213,15 +212,17 @@ class RelayProtocol:
 
     def _watch(self) -> None:
         """Give the pair up when this side, the only one still heard of, stays silent."""
-        if self._call_later is None:
+        timeouts = self._timeouts
+        if timeouts is None:
             return
         self._seen = self._sent_directly
-        self._timer = self._call_later(HALF_CLOSED_TIMEOUT, self._silent)
+        self._watched = True
+        timeouts.start(self, self._silent)
         write = self._write
 
         def write_and_note(data: Data) -> None:
-            if self._timer is not None:
-                self._timer.reset(HALF_CLOSED_TIMEOUT)
+            if self._watched:
+                timeouts.start(self, self._silent)
             write(data)
 
         self._write = write_and_note
@@ -233,20 +234,19 @@ class RelayProtocol:
         return getattr(self._peer.transport, "sent", 0) if self._peer is not None else 0
 
     def _unwatch(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
+        if self._watched and self._timeouts is not None:
+            self._watched = False
+            self._timeouts.stop(self)
 
     def _silent(self) -> None:
-        self._timer = None
-        if self.transport is None or self._call_later is None:
+        if self.transport is None or self._timeouts is None:
             return
         sent = self._sent_directly
         if self._paused or sent != self._seen:
             # It is the reader that takes nothing: somebody is there and slow.  Or bytes have
             # moved, past this object.
             self._seen = sent
-            self._timer = self._call_later(HALF_CLOSED_TIMEOUT, self._silent)
+            self._timeouts.start(self, self._silent)
             return
         self.transport.abortConnection()
 
@@ -329,7 +329,7 @@ def _join(late: RelayProtocol, early: RelayProtocol) -> None:
 
 def relay_pair(
     on_end: Callable[[], None] | None = None,
-    call_later: CallLater | None = None,
+    timeouts: Timeouts | None = None,
 ) -> tuple[RelayProtocol, RelayProtocol]:
     """Make two protocols that are joined to each other.
 
@@ -340,11 +340,12 @@ def relay_pair(
 
     Args:
         on_end: Called once, when both sides have been connected and both are lost.
-        call_later: Sets the timer of `HALF_CLOSED_TIMEOUT`; without it there is no such limit.
+        timeouts: End half-closed pairs that are silent, after `HALF_CLOSED_TIMEOUT`; without
+            them there is no such limit.
 
     Returns:
         The two sides; they are alike.
     """
-    left, right = RelayProtocol(on_end, call_later), RelayProtocol(on_end, call_later)
+    left, right = RelayProtocol(on_end, timeouts), RelayProtocol(on_end, timeouts)
     left._peer, right._peer = right, left
     return left, right

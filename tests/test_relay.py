@@ -19,6 +19,7 @@ from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from phantom.errors import Outcome, StreamError
+from phantom.fast.timeouts import Timeouts
 from phantom.relay import HALF_CLOSED_TIMEOUT, RelayProtocol, relay_pair
 
 
@@ -110,7 +111,9 @@ def test_back_pressure() -> None:
 
 def timed_pair() -> tuple[Clock, ByteTransport, ByteTransport]:
     clock = Clock()
-    left, right = (ByteTransport(side) for side in relay_pair(None, clock.callLater))
+    left, right = (
+        ByteTransport(side) for side in relay_pair(None, Timeouts(clock, HALF_CLOSED_TIMEOUT))
+    )
     left.connect()
     right.connect()
     return clock, left, right

@@ -22,6 +22,13 @@ from phantom.telemetry import make_logger
 
 log = make_logger()
 
+try:
+    from twisted.internet import epollreactor
+except ImportError:  # not Linux
+    _EPOLL = None
+else:
+    _EPOLL = epollreactor.EPollReactor
+
 Call = Callable[[], object]
 
 
@@ -36,7 +43,7 @@ class Turns:
         self._calls: list[Call] = []
         self._stock: Callable[[float | None], object] = reactor.doIteration
         self._reactor = reactor
-        reactor.doIteration = self._epoll if _is_epoll(reactor) else self._any
+        reactor.doIteration = self._epoll if is_epoll(reactor) else self._any
 
     def at_end(self, call: Call) -> None:
         """Call `call` once this turn's events are dealt with.
@@ -83,12 +90,9 @@ class Turns:
                 log.failure("a call at the end of a turn failed")
 
 
-def _is_epoll(reactor: Any) -> bool:
-    try:
-        from twisted.internet.epollreactor import EPollReactor
-    except ImportError:
-        return False  # not Linux
-    return type(reactor) is EPollReactor
+def is_epoll(reactor: Any) -> bool:
+    """Return whether this is Twisted's epoll reactor itself, whose inside is known here."""
+    return type(reactor) is _EPOLL
 
 
 def install_turns(reactor: Any) -> None:

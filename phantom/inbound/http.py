@@ -32,6 +32,7 @@ from phantom.address import Destination
 from phantom.core.httphead import RequestHead
 from phantom.core.httpproxy import Forward, Local, Tunnel, is_authorized, max_forwards, route
 from phantom.errors import EXPLANATIONS, Outcome, RelayError
+from phantom.fast.timeouts import Timeouts
 from phantom.inbound.http_forward import Exchange
 from phantom.inbound.http_server import HttpServerProtocol, Phase
 from phantom.inbound.pages import (
@@ -43,7 +44,7 @@ from phantom.inbound.pages import (
     unauthorized_page,
 )
 from phantom.interfaces import Outbound
-from phantom.relay import relay_pair
+from phantom.relay import HALF_CLOSED_TIMEOUT, relay_pair
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
 
@@ -92,6 +93,11 @@ class HttpProxyProtocol(HttpServerProtocol):
         """Leave the connection to a relay; see `HttpServerProtocol.hand_over`."""
         self.factory.relayed += 1
         super().hand_over(near, far_transport, rest)
+
+    @property
+    def half_closed(self) -> Timeouts:
+        """What ends relays of which one direction has ended, see `phantom.relay`."""
+        return self.factory.half_closed
 
     def relay_ended(self) -> None:
         """Count the relayed connection off; the relay calls this, once."""
@@ -145,7 +151,7 @@ class HttpProxyProtocol(HttpServerProtocol):
 
     def _open_tunnel(self, target: Tunnel) -> None:
         self.phase = Phase.TUNNEL
-        near, far = relay_pair(self.relay_ended, self.factory.runtime.call_later)
+        near, far = relay_pair(self.relay_ended, self.half_closed)
         self._attempt = attempt = self.factory.outbound.connect(target.destination, far)
         attempt.addCallbacks(self._tunnel_open, self._tunnel_refused, callbackArgs=(near,))
         attempt.addErrback(self._broken)
@@ -209,6 +215,7 @@ class HttpProxyFactory(Factory[HttpProxyProtocol]):
     Attributes:
         waiting: The connections that the relay does not have.
         relayed: How many the relay has.
+        half_closed: Ends relays of which one direction has ended.
     """
 
     noisy = False
@@ -228,6 +235,7 @@ class HttpProxyFactory(Factory[HttpProxyProtocol]):
         self.greeting_timeout = greeting_timeout
         self.socks_address = Destination.parse(socks_address) if socks_address else None
         self.max_connections = max_connections
+        self.half_closed = Timeouts(runtime.clock, HALF_CLOSED_TIMEOUT)
         self.waiting: set[HttpProxyProtocol] = set()
         self.relayed = 0
         self._warned_at = -WARNING_INTERVAL

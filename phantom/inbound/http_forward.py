@@ -27,6 +27,7 @@ from phantom.core.httpproxy import (
     wants_upgrade,
 )
 from phantom.errors import EXPLANATIONS, Outcome, RelayError
+from phantom.fast.timeouts import Timeouts
 from phantom.inbound.http_origin import OriginConnection
 from phantom.inbound.pages import Page, error_page
 from phantom.interfaces import Outbound
@@ -82,6 +83,10 @@ class ClientSide(Protocol):
 
     def hand_over(self, near: Any, far_transport: Any, rest: bytes = b"") -> None:
         """Leave the connection to a relay."""
+
+    @property
+    def half_closed(self) -> Timeouts:
+        """What limits the silence of that relay, see `phantom.relay.relay_pair`."""
 
     def relay_ended(self) -> None:
         """That relay is over."""
@@ -304,7 +309,7 @@ class Exchange:
         self._origin = None
         fields = response_fields(head, self._head.version)
         self._client.send_interim(101, head.reason, fields)
-        near, far = relay_pair(self._client.relay_ended, self._runtime.call_later)
+        near, far = relay_pair(self._client.relay_ended, self._client.half_closed)
         transport = origin.hand_over(far)
         self._client.hand_over(near, transport, rest)
 

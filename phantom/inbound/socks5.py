@@ -36,9 +36,10 @@ from phantom.core.socks5 import (
 )
 from phantom.errors import EXPLANATIONS, RelayError
 from phantom.fast.sockets import quicken
+from phantom.fast.timeouts import Timeouts
 from phantom.interfaces import Outbound
 from phantom.layer import switch_protocol
-from phantom.relay import relay_pair
+from phantom.relay import HALF_CLOSED_TIMEOUT, relay_pair
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
 
@@ -101,7 +102,7 @@ class Socks5Protocol(Protocol):
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
         self.factory.waiting.add(self)
-        self._arm(self.factory.greeting_timeout)
+        self.factory.greetings.start(self, self._expired)
 
     def dataReceived(self, data: bytes) -> None:
         """Parse up to the request; keep what comes behind it."""
@@ -144,7 +145,7 @@ class Socks5Protocol(Protocol):
             self._keep_early(early)
         # Reading goes on while nothing comes: a reset shall be noticed, and an application
         # that waits for its answer, as nearly all do, costs no system call for it.
-        near, far = relay_pair(self.factory.relay_ended, self.factory.runtime.call_later)
+        near, far = relay_pair(self.factory.relay_ended, self.factory.half_closed)
         self._attempt = attempt = self.factory.outbound.connect(request.destination, far)
         attempt.addCallbacks(self._connected, self._failed, callbackArgs=(near,))
         attempt.addErrback(self._broken)
@@ -237,6 +238,7 @@ class Socks5Protocol(Protocol):
         self._timer = self.factory.runtime.call_later(seconds, self._expired)
 
     def _disarm(self) -> None:
+        self.factory.greetings.stop(self)
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
@@ -261,6 +263,8 @@ class Socks5Factory(Factory[Socks5Protocol]):
     Attributes:
         waiting: The connections that the relay does not have yet.
         relayed: How many the relay has.
+        greetings: Ends connections whose request does not come.
+        half_closed: Ends relays of which one direction has ended, see `phantom.relay`.
     """
 
     noisy = False
@@ -276,7 +280,8 @@ class Socks5Factory(Factory[Socks5Protocol]):
         self.runtime = runtime
         self.outbound = outbound
         self.credentials = credentials
-        self.greeting_timeout = greeting_timeout
+        self.greetings = Timeouts(runtime.clock, greeting_timeout)
+        self.half_closed = Timeouts(runtime.clock, HALF_CLOSED_TIMEOUT)
         self.max_connections = max_connections
         self.waiting: set[Socks5Protocol] = set()
         self.relayed = 0

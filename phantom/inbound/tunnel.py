@@ -19,8 +19,9 @@ from phantom.core.admission import Admission
 from phantom.core.handshake import INSTANCE_SIZE, HandshakePayload, Mode, PostQuantum
 from phantom.core.replay import ReplayVerdict
 from phantom.errors import Outcome, RelayError
+from phantom.fast.timeouts import Timeouts
 from phantom.interfaces import Expect, Outbound, StrangerPolicy
-from phantom.relay import RelayProtocol, relay_pair
+from phantom.relay import HALF_CLOSED_TIMEOUT, RelayProtocol, relay_pair
 from phantom.runtime import Runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.frame import FrameProtocol
@@ -216,12 +217,13 @@ def stream_acceptor(
         outbound_for: Returns the outbound that a client key's streams take.
         runtime: Timers of the relays.
     """
+    half_closed = Timeouts(runtime.clock, HALF_CLOSED_TIMEOUT)
 
     def for_client(client_key: bytes) -> Acceptor:
         outbound = outbound_for(client_key)
 
         def accept(stream: Stream, destination: Destination) -> None:
-            near, far = relay_pair(None, runtime.call_later)
+            near, far = relay_pair(None, half_closed)
             dial = outbound.connect(destination, far)
             # The opener gives up: so do we.  A Deferred that has fired ignores this.
             stream.on_outcome = lambda _outcome: dial.cancel()

@@ -20,6 +20,7 @@ from phantom.core.egress import EgressPolicy
 from phantom.core.eyeballs import connection_order
 from phantom.core.limits import Limits
 from phantom.errors import Outcome, RelayError
+from phantom.fast.timeouts import Timeouts
 from phantom.outbound.lookups import Lookups
 from phantom.outbound.race import EXHAUSTION, IPAddress, Race
 from phantom.runtime import Runtime
@@ -91,6 +92,8 @@ class DirectOutbound:
         self.lookups = lookups or Limits(MAX_LOOKUPS, MAX_LOOKUPS_PER_CLIENT)
         self.names = Lookups(runtime.resolve, self.lookups)
         self.connections = connections or Limits(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_CLIENT)
+        #: Time out where there is but one address.
+        self.attempts = Timeouts(runtime.clock, min(connect_timeout, attempt_timeout))
         self._warned_at: float | None = None
 
     def connect(self, destination: Destination, protocol: IProtocol) -> Deferred[Any]:
@@ -239,7 +242,10 @@ class _Connecting:
         self._race = Race(
             outbound.runtime, permitted, port, self._protocol, self._raced, self._uncount
         )
-        self._race.start(outbound.attempt_timeout, outbound.connect_timeout)
+        if len(permitted) == 1:
+            self._race.start_alone(outbound.attempts)
+        else:
+            self._race.start(outbound.attempt_timeout, outbound.connect_timeout)
 
     def _raced(self, outcome: Outcome, transport: Any) -> None:
         if outcome is not Outcome.CONNECTED:

@@ -1,7 +1,7 @@
 """Connecting to one of several addresses over TCP: Happy Eyeballs (RFC 8305, section 5).
 
 With a single address, the usual case for a client that sends literals, there is one attempt
-and one timer, and no race.
+and one timeout, and no race.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from zope.interface import implementer
 
 from phantom.core.eyeballs import ATTEMPT_DELAY
 from phantom.errors import Outcome
+from phantom.fast.dialing import can_dial, dial
 from phantom.fast.local import spare_pacing
+from phantom.fast.timeouts import Timeouts
 from phantom.layer import switch_protocol
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
@@ -66,14 +68,19 @@ def connect_outcome(error: BaseException | None) -> Outcome:
     if isinstance(error, ConnectTimeout):
         return Outcome.TIMED_OUT
     # Twisted's own errors keep the system's number in `osError`, if there was one.
-    return _OUTCOMES.get(getattr(error, "osError", None) or 0, Outcome.FAILED)
+    return _outcome(getattr(error, "osError", None) or 0)
+
+
+def _outcome(number: int) -> Outcome:
+    return _OUTCOMES.get(number, Outcome.FAILED)
 
 
 @implementer(IProtocol)
 class _Attempt:
-    """One connection: the factory and, until it is up, the protocol that Twisted asks for.
+    """One connection, until it is up; afterwards it tells when the connection is gone.
 
-    Afterwards Twisted's connector keeps it, and it tells when the connection is gone.
+    It is what `phantom.fast.dialing` calls, and where that cannot dial, the factory and the
+    protocol that Twisted's own connector asks for.
     """
 
     __slots__ = ("_connector", "_on_lost", "_race", "_timer")
@@ -86,10 +93,13 @@ class _Attempt:
         self._connector: Any = None
         self._timer: IDelayedCall | None = None
 
-    def begin(self, runtime: Runtime, host: str, port: int, timeout: float | None) -> None:
+    def begin(self, runtime: Runtime, host: IPAddress, port: int, timeout: float | None) -> None:
         """Start connecting; `timeout` in seconds is the attempt's own, None for none."""
-        # Twisted's own timeout runs on the reactor rather than on the runtime's clock.
-        connector = runtime.reactor.connectTCP(host, port, self, timeout=None)
+        if can_dial(runtime.reactor):
+            connector: Any = dial(runtime.reactor, host, port, self)
+        else:
+            # Twisted's own timeout runs on the reactor rather than on the runtime's clock.
+            connector = runtime.reactor.connectTCP(str(host), port, self, timeout=None)
         if self._race is None:
             return  # it has failed already
         self._connector = connector
@@ -120,6 +130,25 @@ class _Attempt:
             timer.cancel()
         return race
 
+    # -- phantom.fast.dialing.Caller ---------------------------------------------------
+
+    def dialled(self, transport: Any) -> None:
+        """Hand the connection to the race that asked for it."""
+        self.makeConnection(transport)
+
+    def dial_failed(self, number: int) -> None:
+        """Report the failure."""
+        race = self._detach()
+        self._connector = None
+        if race is not None:
+            race.failed(self, _outcome(number))
+
+    def dial_lost(self) -> None:
+        """Tell that the connection is gone."""
+        on_lost, self._on_lost = self._on_lost, None
+        if on_lost is not None:
+            on_lost()
+
     # -- IProtocolFactory and what else a connector calls ------------------------------
 
     def doStart(self) -> None:
@@ -147,9 +176,7 @@ class _Attempt:
         # Connector and transport refer to each other; at thousands of connections a second
         # that is work for the garbage collector which need not be.
         connector.transport = None
-        on_lost, self._on_lost = self._on_lost, None
-        if on_lost is not None:
-            on_lost()
+        self.dial_lost()
 
     # -- IProtocol --------------------------------------------------------------------
 
@@ -177,7 +204,7 @@ class Race:
     """Connects a protocol to whichever address answers first.
 
     Args:
-        runtime: Where `connectTCP` and the timers are.
+        runtime: The reactor and the timers.
         addresses: In the order of `phantom.core.eyeballs.connection_order`; at least one.
         port: The port at each of them.
         protocol: It is connected to the winner.
@@ -198,6 +225,7 @@ class Race:
         "_protocol",
         "_runtime",
         "_stagger",
+        "_timeouts",
         "_timer",
         "on_lost",
     )
@@ -222,6 +250,7 @@ class Race:
         self._attempt_timeout: float | None = None
         self._failures: list[Outcome] = []
         self._stagger: IDelayedCall | None = None
+        self._timeouts: Timeouts | None = None
         self._timer: IDelayedCall | None = None
 
     def start(self, attempt_timeout: float, timeout: float) -> None:
@@ -231,11 +260,14 @@ class Race:
             attempt_timeout: Seconds after which one address is given up.
             timeout: Seconds after which all are.
         """
-        if len(self._addresses) == 1:
-            timeout = min(timeout, attempt_timeout)
-        else:
-            self._attempt_timeout = attempt_timeout
+        self._attempt_timeout = attempt_timeout
         self._timer = self._runtime.call_later(timeout, self._expire)
+        self._begin_next()
+
+    def start_alone(self, timeouts: Timeouts) -> None:
+        """Start with the only address; its time, and all there is, is that of `timeouts`."""
+        self._timeouts = timeouts
+        timeouts.start(self, self._expire)
         self._begin_next()
 
     def cancel(self) -> None:
@@ -246,7 +278,7 @@ class Race:
         """Start on the next address, and the wait before the one after it."""
         attempt = _Attempt(self)
         self._attempts.append(attempt)
-        host = str(self._addresses[self._next])
+        host = self._addresses[self._next]
         self._next += 1
         if self._next < len(self._addresses):
             self._stagger = self._runtime.call_later(ATTEMPT_DELAY, self._stagger_over)
@@ -307,6 +339,8 @@ class Race:
         """Leave nothing running and refer to nobody."""
         self._on_done = self._protocol = None
         self._next = len(self._addresses)
+        if self._timeouts is not None:
+            self._timeouts.stop(self)
         for timer in (self._timer, self._stagger):
             if timer is not None:
                 timer.cancel()

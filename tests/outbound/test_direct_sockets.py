@@ -4,7 +4,7 @@ import gc
 import socket
 import struct
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 import attrs
@@ -12,6 +12,7 @@ import pytest
 from support.runtime import ScriptedResolver, real_runtime
 from support.transports import ByteTransport
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
@@ -99,6 +100,35 @@ async def test_real_connection(reactor: Any) -> None:
     await deferLater(reactor, 0)
     assert outbound.connections.used == 0
     await port.stopListening()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("own", [True, False])
+async def test_real_dialling_either_way(
+    reactor: Any, monkeypatch: pytest.MonkeyPatch, host: str, own: bool
+) -> None:
+    if not own:  # as with a reactor whose inside is not known
+        monkeypatch.setattr("phantom.outbound.race.can_dial", lambda _reactor: False)
+    try:
+        port = reactor.listenTCP(0, Factory.forProtocol(Greeter), interface=host)
+    except CannotListenError:
+        pytest.skip("no IPv6 here")
+    number = port.getHost().port
+    outbound = DirectOutbound(real_runtime(reactor), LOOPBACK)
+    waiter = Waiter()
+    transport = await outbound.connect(Destination(ip_address(host), number), waiter)
+    peer, here = transport.getPeer(), transport.getHost()
+    assert (type(peer), peer.host, peer.port) == (type(here), host, number)
+    assert (here.host, peer.type) == (host, "TCP")
+    assert await waiter.got == b"welcome"
+    transport.loseConnection()
+    await waiter.lost
+    await port.stopListening()
+    with pytest.raises(RelayError) as caught:
+        await outbound.connect(Destination(ip_address(host), number), Waiter())
+    assert caught.value.outcome is Outcome.REFUSED
+    await deferLater(reactor, 0)
+    assert outbound.connections.used == 0
 
 
 async def test_real_refusal_and_policy(reactor: Any) -> None:
