@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Protocol
 
@@ -103,7 +104,11 @@ class Dialling(Dialled):
 
 
 def dial(
-    reactor: Any, host: IPv4Address | IPv6Address, port: int, caller: Caller
+    reactor: Any,
+    host: IPv4Address | IPv6Address,
+    port: int,
+    caller: Caller,
+    prepare: Callable[[socket.socket, str], object],
 ) -> Dialling | None:
     """Begin to connect.
 
@@ -112,6 +117,7 @@ def dial(
         host: Where to.
         port: Likewise.
         caller: Told once how it went, perhaps before this returns if it went wrong.
+        prepare: Called with the socket before it connects, and the address as text.
 
     Returns:
         What gives it up by ``disconnect`` until the caller was told; None if it was told.
@@ -128,6 +134,7 @@ def dial(
     except OSError as error:
         caller.dial_failed(error.errno or 0)
         return None
+    prepare(skt, to[0])
     number = skt.connect_ex(to)
     if number not in (0, errno.EINPROGRESS):
         skt.close()

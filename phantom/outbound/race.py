@@ -96,17 +96,17 @@ class _Attempt:
     def begin(self, runtime: Runtime, host: IPAddress, port: int, timeout: float | None) -> None:
         """Start connecting; `timeout` in seconds is the attempt's own, None for none."""
         if can_dial(runtime.reactor):
-            connector: Any = dial(runtime.reactor, host, port, self)
+            connector: Any = dial(runtime.reactor, host, port, self, spare_pacing)
         else:
             # Twisted's own timeout runs on the reactor rather than on the runtime's clock.
             connector = runtime.reactor.connectTCP(str(host), port, self, timeout=None)
+            # Twisted has made the socket, and connects it in the reactor's next turn.
+            handle = getattr(getattr(connector, "transport", None), "socket", None)
+            if handle is not None:
+                spare_pacing(handle, str(host))
         if self._race is None:
             return  # it has failed already
         self._connector = connector
-        # Twisted has made the socket, and connects it in the reactor's next turn.
-        handle = getattr(getattr(connector, "transport", None), "socket", None)
-        if handle is not None:
-            spare_pacing(handle, host)
         if timeout is not None:
             self._timer = runtime.call_later(timeout, self._expire)
 
