@@ -15,7 +15,7 @@ import attrs
 from twisted.internet.interfaces import IDelayedCall
 
 from phantom.core.headroom import Headroom
-from phantom.core.unsent import MOST_UNSENT, UnsentBound
+from phantom.core.unsent import MOST_UNSENT, NEAR, UnsentBound
 from phantom.fast.local import congestion_of, is_loopback, set_congestion, spare_pacing
 from phantom.layer import bottom
 from phantom.runtime import Runtime
@@ -161,9 +161,11 @@ class LinkGauge:
     def __init__(self, runtime: Runtime, transport: Any) -> None:
         self._runtime = runtime
         self._transport = transport
-        self._bound = UnsentBound()
+        state = read_state(transport.getHandle())
+        self._bound = UnsentBound(near=state is None or state.least_round_trip < NEAR)
         self._headroom = Headroom()
         self.record_limit = self._bound.record_limit
+        set_unsent(transport, self._bound.low_water)
         self._bbr = congestion_of(transport.getHandle()) == "bbr"
         self._full = False
         self._timer: IDelayedCall | None = None
@@ -171,7 +173,9 @@ class LinkGauge:
 
     def full(self) -> None:
         """See `phantom.interfaces.LinkGauge`."""
-        self._full = True
+        # A patient transport pauses its producer each time; whether it is full is seen later, when
+        # it still does.
+        self._full = not getattr(self._transport, "patient", False)
         if self._timer is None:
             self._look()
 
@@ -237,6 +241,7 @@ def set_unsent(transport: Any, size: int) -> None:
     """
     if _TCP_NOTSENT_LOWAT is not None:
         _set(transport.getHandle(), socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
+    transport.patient = size < MOST_UNSENT
     # Twisted reads by this size too, so it is left alone on fast links.
     transport.bufferSize = min(type(transport).bufferSize, max(1024, size // 4))
     if size == MOST_UNSENT:

@@ -15,20 +15,27 @@ from phantom.core.wire import MAX_RECORD_PLAINTEXT
 #: for a keystroke beside a download; the rest is for the queue in the network, which BBR keeps
 #: at about a quarter of a round trip.
 UNSENT_TIME = 0.02
-#: Most bytes, whatever the rate, and what a link begins with: more gains nothing at
-#: 10 Gbit/s, and a link that has not been measured may be as fast as that.
+#: Most bytes, whatever the rate: more gains nothing at 10 Gbit/s.
 MOST_UNSENT = 128 * 1024
+#: What a link begins with: 26 ms at 10 Mbit/s, and two of TCP's first windows.  It is wider by
+#: as much as the first sample says, and at once where the peer is near.
+FIRST_UNSENT = 32 * 1024
+#: Seconds of round trip below which a link begins with `MOST_UNSENT`: what is so near is fast.
+NEAR = 0.005
 #: Least bytes: two full segments and a record in hand, or the link would run dry.
 LEAST_UNSENT = 8 * 1024
 #: Samples whose fastest counts: on a lossy path, or while BBR drains, some are slow.  As they
 #: are taken every 0.1 s, a path that becomes slower is believed after a second.
 SAMPLES = 10
-#: Samples before the first verdict: a link that starts is slow at first.
+#: Samples before a verdict that makes the bound smaller: a link that starts is slow at first.
 LEAST_SAMPLES = 5
 
 
 class UnsentBound:
     """Follows the rate of one link.
+
+    Args:
+        near: Whether the peer is: its round trip is less than `NEAR`.
 
     Attributes:
         size: Bytes that may wait unsent in all; a power of two, so that it changes rarely.
@@ -36,8 +43,8 @@ class UnsentBound:
 
     __slots__ = ("_rates", "size")
 
-    def __init__(self) -> None:
-        self.size = MOST_UNSENT
+    def __init__(self, *, near: bool = True) -> None:
+        self.size = MOST_UNSENT if near else FIRST_UNSENT
         self._rates: deque[float] = deque(maxlen=SAMPLES)
 
     @property
@@ -68,10 +75,10 @@ class UnsentBound:
         """
         old = self.size
         self._rates.append(rate)
-        if len(self._rates) < LEAST_SAMPLES:
-            return False
         wanted = max(1, int(max(self._rates) * UNSENT_TIME))
         # Rounded down to a power of two, so that it changes rarely.
         rounded = 1 << wanted.bit_length() - 1 + starved
+        if len(self._rates) < LEAST_SAMPLES and rounded < self.size:
+            return False
         self.size = max(LEAST_UNSENT, min(MOST_UNSENT, rounded))
         return self.size != old

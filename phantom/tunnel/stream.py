@@ -335,7 +335,8 @@ class Stream:
         send_log.commit(self.stream_id, room, size)
         self.credit -= size
         self.sent += size
-        self._last_read = size
+        # What fills its room is bulk, however small that is on a slow link.
+        self._last_read = size if size < limit else max(size, FULL_PAYLOAD // 2)
         return size
 
     def _release_source(self) -> None:

@@ -16,7 +16,7 @@ from twisted.logger import globalLogPublisher
 
 from phantom.carriers import congestion
 from phantom.carriers.congestion import LinkGauge, LinkSockets, LinkState, congestion_of
-from phantom.core.unsent import LEAST_SAMPLES, LEAST_UNSENT, MOST_UNSENT
+from phantom.core.unsent import FIRST_UNSENT, LEAST_SAMPLES, LEAST_UNSENT, MOST_UNSENT
 from phantom.core.wire import MAX_RECORD_PLAINTEXT
 from phantom.layer import Layer
 from phantom.runtime import Runtime
@@ -125,6 +125,7 @@ class Full:
     """A transport that is full, over a connection of which the test says what it carries."""
 
     bufferSize = 65536  # noqa: N815
+    patient = False
     connected = True
     producerPaused = True  # noqa: N815
 
@@ -162,7 +163,8 @@ def carry(full: Full, clock: Clock, seconds: float, segments: int, **changes: An
 def test_a_slow_link_gets_little_at_once(full: Full, runtime: Runtime, clock: Clock) -> None:
     full.state = LinkState(False, 1000, 0.041, 0.04, 0xFFFFFFF0)  # and its counter wraps
     gauge = LinkGauge(runtime, full)
-    assert gauge.record_limit == MAX_RECORD_PLAINTEXT
+    assert gauge.record_limit == FIRST_UNSENT // 4
+    assert full.patient
     gauge.full()
     carry(full, clock, LEAST_SAMPLES / 10, 100)
     low_water = full.handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
@@ -173,6 +175,7 @@ def test_a_slow_link_gets_little_at_once(full: Full, runtime: Runtime, clock: Cl
     low_water = full.handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
     assert low_water == MOST_UNSENT
     assert (gauge.record_limit, full.bufferSize) == (MAX_RECORD_PLAINTEXT, 65536)
+    assert not full.patient
     gauge.stop()
     assert not clock.getDelayedCalls()
 
@@ -184,11 +187,33 @@ def test_an_idle_link_is_not_watched(full: Full, runtime: Runtime, clock: Clock)
     full.producerPaused = False
     carry(full, clock, 0.2, 0)
     assert not clock.getDelayedCalls()
+    full.producerPaused = True
     gauge.full()
     assert clock.getDelayedCalls()
     full.connected = False
     clock.advance(1)
     assert not clock.getDelayedCalls()
+
+
+@linux
+def test_a_link_to_a_near_peer_begins_with_the_most(full: Full, runtime: Runtime) -> None:
+    full.state = LinkState(False, 1000, 0.001, 0.0005, 0)
+    assert LinkGauge(runtime, full).record_limit == MAX_RECORD_PLAINTEXT
+    assert not full.patient
+
+
+@linux
+def test_light_traffic_on_a_slow_link_is_no_sign_of_its_rate(
+    full: Full, runtime: Runtime, clock: Clock
+) -> None:
+    """A patient transport pauses with each record, and is soon ready again."""
+    gauge = LinkGauge(runtime, full)
+    for _ in range(3 * LEAST_SAMPLES):
+        full.producerPaused = True
+        gauge.full()
+        full.producerPaused = False
+        carry(full, clock, 0.1, 20)
+    assert gauge.record_limit == FIRST_UNSENT // 4
 
 
 def test_bbr_starts_anew_where_it_gave_up_early(

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phantom.core.unsent import (
+    FIRST_UNSENT,
     LEAST_SAMPLES,
     LEAST_UNSENT,
     MOST_UNSENT,
@@ -44,6 +45,15 @@ def test_a_link_that_starts_is_not_judged() -> None:
     assert bound.size == MOST_UNSENT
     assert bound.observe(1000.0, starved=False)
     assert bound.size == LEAST_UNSENT
+
+
+def test_a_link_to_a_peer_far_away_begins_with_less_and_may_grow_at_once() -> None:
+    bound = UnsentBound(near=False)
+    assert bound.size == FIRST_UNSENT
+    assert not bound.observe(1e5, starved=False)
+    assert bound.observe(100e6, starved=False)
+    assert bound.size == MOST_UNSENT
+    assert not bound.observe(1e5, starved=False)
 
 
 def test_a_link_that_becomes_slower_is_believed_after_a_second() -> None:

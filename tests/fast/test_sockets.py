@@ -337,6 +337,50 @@ def test_a_resumed_producer_that_fills_again_is_paused_again(wire: Wire) -> None
     assert producer.told.count("pause") == producer.told.count("resume") > 3
 
 
+def test_a_patient_one_asks_before_each_piece_whether_more_is_wanted(wire: Wire) -> None:
+    """The kernel fills its last segment unasked, whatever is to wait there at most."""
+    wire.quick.patient = True
+    wire.quick.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    wire.quick.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 8192)
+    wire.peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    producer = Producer()
+    wire.quick.registerProducer(producer, True)
+    content, sent = CHANCE.randbytes(200_000), 0
+
+    def go_on() -> None:
+        nonlocal sent
+        while sent < len(content) and not producer.paused:
+            wire.quick.send_now(content[sent : sent + 2000])
+            sent += 2000
+
+    producer.on_resume = go_on
+    go_on()
+    assert sent == 2000
+    wire.turn(2000)
+    # struct tcp_info (linux/tcp.h): tcpi_notsent_bytes
+    info = wire.quick.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+    assert struct.unpack_from("=I", info, 144)[0] <= 8192 + 2000
+    assert sent < len(content)
+    assert wire.read(len(content)) == content
+    wire.until(lambda: not producer.paused)
+    wire.turn(3)
+    assert not wire.reactor.getWriters()
+
+
+@pytest.mark.parametrize("half", [True, False], ids=["half-close", "close"])
+def test_a_patient_one_that_waits_can_be_closed(wire: Wire, half: bool) -> None:
+    wire.quick.patient = True
+    producer = Producer()
+    wire.quick.registerProducer(producer, True)
+    wire.quick.send_now(b"the last")
+    assert producer.paused
+    (wire.quick.loseWriteConnection if half else wire.quick.loseConnection)()
+    assert wire.read(8) == b"the last"
+    assert wire.read_end() == "end"
+    wire.turn(3)
+    assert not wire.reactor.getWriters()
+
+
 def test_what_is_queued_leaves_before_a_close(wire: Wire) -> None:
     given = wire.fill()
     wire.quick.loseConnection()
