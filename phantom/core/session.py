@@ -202,6 +202,11 @@ class SendLog:
         return self.sent - self.acknowledged
 
     @property
+    def memory(self) -> int:
+        """Bytes of the blocks that what is held fills, about: a frame alone keeps a block."""
+        return -(-self.size // BLOCK_SIZE) * BLOCK_SIZE
+
+    @property
     def has_room(self) -> bool:
         """Whether data may be appended.
 

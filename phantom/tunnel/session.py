@@ -439,8 +439,8 @@ class Session:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes kept for sending and resending."""
-        return self._log.size + self._source.held_bytes
+        """Memory kept for sending and resending, in bytes."""
+        return self._log.memory + self._source.held_bytes
 
     @property
     def next_sequence(self) -> int:

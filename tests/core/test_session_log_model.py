@@ -196,6 +196,8 @@ class Logs(RuleBasedStateMachine):
         assert self.log.sent == self.first + self.sent
         assert self.log.next_sequence == self.first + len(self.frames)
         assert self.log.has_unsent == (self.sent < len(self.frames))
+        blocks = len(self.pool.lent) * BLOCK_SIZE
+        assert self.log.memory <= blocks and bool(self.log.memory) == bool(blocks)
 
     @invariant()
     def blocks_are_lent_while_something_is_in_them(self) -> None:
