@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from socket import MSG_PEEK
 from typing import Any, Protocol
 
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.tcp import Client, Server
+from twisted.python.failure import Failure
 
 from phantom.fast.ends import QuickEnds
 
@@ -100,17 +102,48 @@ class QuickConnection(QuickEnds):
         protocol = self.protocol
         receive = getattr(protocol, "buffer_received", None)
         if receive is None:
-            return super().doRead()
+            self._read_end = super().doRead()
+            return self._read_end
         try:
             size = self.socket.recv_into(_READ_BUFFER, protocol.read_size)  # type: ignore[attr-defined]
         except BlockingIOError:
             return None
         except OSError:
+            self._read_end = CONNECTION_LOST
             return CONNECTION_LOST
         if not size:
+            self._read_end = CONNECTION_DONE
             return CONNECTION_DONE
         receive(_READ_BUFFER[:size])
         return None
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        """End the input, if it has ended.
+
+        Twisted's epoll reactor takes an event without input for a clean end where somebody
+        reads.  But whoever reads now may not have when the event was made: an earlier event of
+        the same turn has resumed it.  So what the reactor has not read is looked at here.
+        """
+        if self._read_end is None:
+            try:
+                if self.socket.recv(1, MSG_PEEK):
+                    self.resumeProducing()
+                    return
+                self._read_end = CONNECTION_DONE
+            except BlockingIOError:
+                self.resumeProducing()
+                return
+            except OSError:
+                self._read_end = CONNECTION_LOST
+        if self._read_end is CONNECTION_LOST:
+            self.connectionLost(Failure(CONNECTION_LOST))
+        else:
+            super().readConnectionLost(reason)
+
+    def unregisterProducer(self) -> None:
+        """Forget the producer, and that it was paused: the next one begins anew."""
+        self.producerPaused = False
+        super().unregisterProducer()
 
     def read_into(self, buffers: Sequence[memoryview]) -> int:
         """Read what there is into `buffers`, in order; for a `SocketReader`.
@@ -173,7 +206,6 @@ class QuickConnection(QuickEnds):
 
     def _pause_producer(self) -> None:
         """Have the producer wait until the kernel takes more."""
-        # Whatever `producerPaused` says: it may be left from the producer before.
         if self.producer is not None and self.streamingProducer:
             self.producerPaused = True
             self.producer.pauseProducing()
@@ -224,6 +256,9 @@ class QuickConnection(QuickEnds):
         """Send what is queued; then let the producer go on before epoll is asked to stop."""
         data = self.dataBuffer
         producer = self.producer if self.streamingProducer and self.producerPaused else None
+        if self._writeDisconnected:
+            self.stopWriting()  # a call behind the end would find an error
+            return None
         if producer is None or self._tempDataLen or not (data or self.patient):
             return super().doWrite()
         try:
@@ -241,7 +276,9 @@ class QuickConnection(QuickEnds):
                 return None  # by the producer, and how it ends is decided
             if self.producerPaused and self.patient:
                 return None  # it has sent more
-            if not self.dataBuffer and not self._tempDataLen:
+            if self._writeDisconnected:
+                self.stopWriting()
+            elif not self.dataBuffer and not self._tempDataLen:
                 if self.disconnecting or self._writeDisconnecting:
                     return super().doWrite()  # the end, which waited for this
                 self.stopWriting()

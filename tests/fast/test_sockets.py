@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.main import CONNECTION_LOST
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.protocol import ServerFactory
 from twisted.internet.tcp import Client, Port, Server
 from twisted.python.failure import Failure
@@ -435,6 +435,28 @@ def test_a_half_close_waits_for_what_a_producer_still_adds(wire: Wire) -> None:
     assert wire.read_end() == "end"
 
 
+def test_a_half_close_from_a_producer_that_is_resumed_leaves_the_input_open(wire: Wire) -> None:
+    """The last of a download and its end come when a slow reader has made room."""
+    producer = Producer()
+    wire.quick.registerProducer(producer, True)
+    given = wire.fill()
+
+    def end() -> None:
+        wire.quick.send_now(b"the last")
+        wire.quick.unregisterProducer()
+        wire.quick.loseWriteConnection()
+
+    producer.on_resume = end
+    assert wire.read(len(given) + 8) == given + b"the last"
+    assert wire.read_end() == "end"
+    wire.turn(3)
+    assert wire.protocol.lost is None and wire.protocol.events == ["output closed"]
+    assert not wire.reactor.getWriters()
+    wire.peer.setblocking(True)
+    wire.peer.sendall(b"the upload")
+    wire.until(lambda: wire.protocol.data == b"the upload")
+
+
 def test_an_abort_from_a_producer_that_is_resumed_is_no_clean_end(wire: Wire) -> None:
     producer = Producer()
     wire.quick.registerProducer(producer, True)
@@ -571,6 +593,31 @@ def test_a_reset_found_by_a_write_stays_a_reset(
     wire.quick.send_pieces([memoryview(b"an upload")] * pieces)
     assert wire.lost().check(ConnectionLost)
     assert not wire.protocol.events
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_an_event_without_input_is_no_clean_end_after_a_reset(wire: Wire, found: bool) -> None:
+    """The reactor believes so when reading was resumed after it had asked for events."""
+    wire.quick.stopReading()
+    wire.reset()
+    if found:
+        wire.quick.send_now(b"an upload")
+    wire.quick.resumeProducing()
+    wire.reactor._disconnectSelectable(wire.quick, CONNECTION_DONE, True)
+    assert wire.protocol.lost is not None and wire.protocol.lost.check(ConnectionLost)
+    assert not wire.protocol.events
+
+
+def test_an_event_without_input_does_not_drop_what_is_there(wire: Wire) -> None:
+    wire.peer.sendall(b"the rest")
+    wire.reactor._disconnectSelectable(wire.quick, CONNECTION_DONE, True)
+    wire.until(lambda: wire.protocol.data == b"the rest")
+    assert not wire.protocol.events
+    wire.reactor._disconnectSelectable(wire.quick, CONNECTION_DONE, True)
+    assert not wire.protocol.events, "nor is there an end because nothing is there"
+    wire.peer.shutdown(socket.SHUT_WR)
+    wire.reactor._disconnectSelectable(wire.quick, CONNECTION_DONE, True)
+    assert wire.protocol.events == ["end of input"]
 
 
 def test_the_end_is_told_again_to_who_asks_again(wire: Wire) -> None:

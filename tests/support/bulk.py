@@ -21,7 +21,8 @@ from phantom.core.handshake import Cipher
 from phantom.crypto.noise_ik import TransportKeys
 from phantom.errors import Outcome
 from phantom.fast.sockets import QuickConnection, quicken
-from phantom.relay import RelayProtocol, relay_pair
+from phantom.fast.timeouts import Timeouts
+from phantom.relay import HALF_CLOSED_TIMEOUT, relay_pair
 from phantom.tunnel import noise
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.noise import NoiseProtocol
@@ -155,6 +156,7 @@ class Bulk(Joined):
         self.links: list[tuple[QuickConnection, QuickConnection]] = []
         self._waiting: dict[int, Program] = {}
         super().__init__(**options)
+        self.timeouts = Timeouts(self.clock, HALF_CLOSED_TIMEOUT)
         self.registry._detached_limits = DetachedLimits(timeout=1e9)
 
     # -- sockets ------------------------------------------------------------------------
@@ -216,7 +218,7 @@ class Bulk(Joined):
 
     def connection(self) -> tuple[Program, int]:
         """Open a connection through the tunnel; its destination is `destinations[id]`."""
-        near, far = relay_pair(call_later=self.runtime.call_later)
+        near, far = relay_pair(timeouts=self.timeouts)
 
         def on_outcome(outcome: Outcome) -> None:
             self.outcomes[stream.stream_id] = outcome
@@ -234,7 +236,7 @@ class Bulk(Joined):
         return program, number
 
     def _accept(self, stream: Stream, destination: Destination) -> None:
-        near, far = relay_pair(call_later=self.runtime.call_later)
+        near, far = relay_pair(timeouts=self.timeouts)
         number = stream.stream_id
         own = self.serve(far)
         self.destinations[number] = Program(own, says=2 * number + 1, hears=2 * number)
@@ -280,6 +282,3 @@ def spoil_lent_buffers(monkeypatch: Any) -> None:
         stock(buffer)
 
     monkeypatch.setattr(noise, "return_opened", spoil)
-
-
-__all__ = ["Bulk", "Program", "RelayProtocol", "spoil_lent_buffers", "talk"]
