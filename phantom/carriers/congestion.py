@@ -6,6 +6,7 @@ given.  The measured gains of all of it: doc/adr/0017-how-links-send.md.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from pathlib import Path
@@ -15,6 +16,7 @@ import attrs
 from twisted.internet.interfaces import IDelayedCall
 
 from phantom.core.headroom import Headroom
+from phantom.core.queue_drain import QueueDrain
 from phantom.core.unsent import MOST_UNSENT, NEAR, UnsentBound
 from phantom.fast.local import congestion_of, is_loopback, set_congestion, spare_pacing
 from phantom.layer import bottom
@@ -27,10 +29,13 @@ log = make_logger()
 _LINUX = hasattr(socket, "TCP_CORK")
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if _LINUX else None)
 _SO_SNDBUFFORCE = 32
+_SO_MAX_PACING_RATE = 47
 
 #: What a link's send buffer should hold: a session keeps at most 16 MiB unacknowledged
 #: (`phantom.core.session.MAX_RETAINED_BYTES`), and the kernel counts its own overhead too.
 SEND_BUFFER = 32 * 1024 * 1024
+#: What the kernel takes for no limit of the sending rate (sock_setsockopt, SO_MAX_PACING_RATE).
+_NO_LIMIT = 0xFFFFFFFF
 #: Where the kernel says how far it would let a send buffer grow by itself.
 _TCP_WMEM = Path("/proc/sys/net/ipv4/tcp_wmem")
 #: What the receive buffer begins with.  The kernel doubles it by round trips, too slowly for
@@ -164,6 +169,7 @@ class LinkGauge:
         state = read_state(transport.getHandle())
         self._bound = UnsentBound(near=state is None or state.least_round_trip < NEAR)
         self._headroom = Headroom()
+        self._drain = QueueDrain()
         self.record_limit = self._bound.record_limit
         set_unsent(transport, self._bound.low_water)
         self._bbr = congestion_of(transport.getHandle()) == "bbr"
@@ -200,6 +206,8 @@ class LinkGauge:
         if state is None or not busy:
             self._last = None
             self._headroom.pause()
+            if self._drain.pause():
+                self._set_pace()
             return
         now = self._runtime.clock.seconds()
         last, self._last = self._last, (now, state.delivered)
@@ -212,6 +220,8 @@ class LinkGauge:
         if self._bound.observe(rate, starved=state.starved):
             self.record_limit = self._bound.record_limit
             set_unsent(self._transport, self._bound.low_water)
+        if self._bbr and self._queue_changes(state, rate, now):
+            self._set_pace()
         if self._bbr and self._headroom.observe(
             now,
             rate=rate,
@@ -220,6 +230,22 @@ class LinkGauge:
             starved=state.starved,
         ):
             restart_bbr(self._transport.getHandle())
+
+    def _queue_changes(self, state: LinkState, rate: float, now: float) -> bool:
+        if self._bound.size == MOST_UNSENT:
+            return self._drain.pause()
+        return self._drain.observe(
+            now, rate=rate, round_trip=state.round_trip, least=state.least_round_trip
+        )
+
+    def _set_pace(self) -> None:
+        """Tell the kernel how fast it may send; BBR is paced by it."""
+        if self._transport.connected:
+            limit = min(self._drain.limit or _NO_LIMIT, _NO_LIMIT)
+            handle = self._transport.getHandle()
+            with contextlib.suppress(OSError):
+                # Unsigned, which Python's own way with an int is not.
+                handle.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("=I", limit))
 
 
 def restart_bbr(handle: socket.socket) -> None:

@@ -216,6 +216,40 @@ def test_light_traffic_on_a_slow_link_is_no_sign_of_its_rate(
     assert gauge.record_limit == FIRST_UNSENT // 4
 
 
+@linux
+def test_bbrs_queue_before_a_slow_link_is_emptied(
+    full: Full, runtime: Runtime, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pace() -> int:
+        so_max_pacing_rate = 47
+        return full.handle.getsockopt(socket.SOL_SOCKET, so_max_pacing_rate) & 0xFFFFFFFF
+
+    monkeypatch.setattr(congestion, "congestion_of", lambda handle: "bbr")
+    gauge = LinkGauge(runtime, full)
+    gauge.full()
+    carry(full, clock, 1, 1000, round_trip=0.08)
+    assert 800_000 < pace() < 1_000_000
+    carry(full, clock, 0.1, 1000, round_trip=0.041)
+    assert pace() == 0xFFFFFFFF
+    carry(full, clock, 1, 1000, round_trip=0.08)
+    assert pace() < 1_000_000
+    full.producerPaused = False  # and idle
+    carry(full, clock, 0.1, 0)
+    assert pace() == 0xFFFFFFFF
+
+
+@linux
+def test_a_fast_link_is_never_slowed_down(
+    full: Full, runtime: Runtime, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(congestion, "congestion_of", lambda handle: "bbr")
+    monkeypatch.setattr(LinkGauge, "_set_pace", lambda gauge: pytest.fail("slowed down"))
+    gauge = LinkGauge(runtime, full)
+    gauge.full()
+    carry(full, clock, 2, 20_000, round_trip=0.08)
+    gauge.stop()
+
+
 def test_bbr_starts_anew_where_it_gave_up_early(
     full: Full, runtime: Runtime, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
