@@ -16,6 +16,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import txaio
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.python import log
@@ -243,6 +244,14 @@ def logged_failures(request: pytest.FixtureRequest) -> Iterator[LoggedFailures]:
         log.removeObserver(failures)
     if problems and not request.node.stash.get(_FAILED, False):
         pytest.fail("\n".join(problems), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """Put the level back that a test, or a program's part that it runs, has set."""
+    level = txaio.get_global_log_level()
+    yield
+    txaio.set_global_log_level(level)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,6 +16,9 @@ from pathlib import Path
 import pytest
 from support.destinations import TcpServer, content, read_all
 from support.programs import Tunnel, free_port, need, run, wait_until
+
+#: The command of the Python that runs the tests, whatever PATH has.
+PHANTOM = (sys.executable, "-c", "from phantom.app.cli.main import main; main()")
 
 pytestmark = pytest.mark.e2e
 
@@ -141,7 +145,7 @@ def test_a_unix_socket_that_was_left_behind(make_tunnel: MakeTunnel, tmp_path: P
     tunnel = behind(make_tunnel, local)
     with closing(Front(local, HEADERS["version 1"])) as front:
         assert page(front.port).startswith(b"HTTP/1.1 200")
-    done = run("phantom", "check", str(tunnel.write_server()))
+    done = run(*PHANTOM, "check", str(tunnel.write_server()))
     assert f"unix:{local}" in done.stdout.decode()
 
 

@@ -68,7 +68,10 @@ def survive(path: str, size: int, carrier: str, censored: Censored) -> None:
         f"{path}, {carrier}: {size / MEGABYTE:g} MB each way in {time.monotonic() - began:.1f} s, "
         f"{len(censor.connections)} links, longest stall {longest:.2f} s"
     )
-    assert longest < 20  # the first freeze, noticed by a probe that waits behind an upload
+    # The first freeze is noticed by a probe that waits behind an upload.  Where 20 KB pass, TLS,
+    # its certificate and two post-quantum exchanges leave 3 KB a link, and one direction waits
+    # for the other: 14 s on an idle machine.
+    assert longest < 40
     assert "session lost" not in tunnel.client.log()
 
 
