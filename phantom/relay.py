@@ -44,7 +44,7 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from phantom.fast.sockets import quicken
+from phantom.fast.sockets import QuickConnection, quicken
 from phantom.fast.timeouts import Timeouts
 
 Data = bytes | memoryview
@@ -56,10 +56,6 @@ HALF_CLOSED_TIMEOUT: Final = 600.0
 # What a side that connects late finds when its peer has come and gone.
 _CLOSE: Final = 1
 _ABORT: Final = 2
-
-
-def _drop(_data: Data) -> None:
-    """Take the place of a write when there is nobody left to write to."""
 
 
 @implementer(IProtocol, IHalfCloseableProtocol, IPushProducer)
@@ -81,12 +77,11 @@ class RelayProtocol:
         "_on_end",
         "_paused",
         "_peer",
+        "_quick",
         "_read_ended",
         "_seen",
         "_timeouts",
         "_watched",
-        "_write",
-        "_write_pieces",
         "transport",
     )
 
@@ -113,9 +108,8 @@ class RelayProtocol:
         self._read_ended = False
         #: As of the last look, the bytes that went past this object.
         self._seen = 0
-        self._write: Callable[[Data], None] = self._hold
-        #: A quicker way for several pieces; None wherever `_write` does more than write.
-        self._write_pieces: Callable[[list[memoryview]], None] | None = None
+        #: The other side's transport, where writing to it is all there is to do, the quick way.
+        self._quick: QuickConnection | None = None
 
     # -- IProtocol --------------------------------------------------------------------
 
@@ -137,32 +131,33 @@ class RelayProtocol:
 
     def dataReceived(self, data: Data) -> None:
         """Write to the other side."""
-        self._write(data)
+        quick = self._quick
+        if quick is not None:
+            quick.send_now(data)
+        else:
+            self._pass_on(data)
 
     def pieces_received(self, pieces: list[memoryview]) -> None:
         """Write several pieces, in one system call where that can be."""
-        if self._write_pieces is not None:
-            self._write_pieces(pieces)
+        quick = self._quick
+        if quick is not None:
+            quick.send_pieces(pieces)
         else:
             for piece in pieces:
-                self._write(piece)
+                self._pass_on(piece)
 
     def connectionLost(self, reason: Failure) -> None:
         """End the other side the way this one ended."""
         peer, self._peer = self._peer, None
         on_end, self._on_end = self._on_end, None
-        self.transport = None
-        self._write = _drop
-        self._write_pieces = None
+        self.transport = self._quick = None
         self._unwatch()
         if peer is None:
             if on_end is not None:
                 on_end()
             return
         # The side that is lost last keeps `_on_end` and calls it.
-        peer._peer = None
-        peer._write = _drop
-        peer._write_pieces = None
+        peer._peer = peer._quick = None
         peer._fate = _CLOSE if isinstance(reason.value, ConnectionDone) else _ABORT
         if peer.transport is not None:
             if not self._read_ended:
@@ -176,8 +171,7 @@ class RelayProtocol:
         if self._read_ended:
             return
         self._read_ended = True
-        self._write = _drop
-        self._write_pieces = None
+        self._quick = None
         self._unwatch()
         peer = self._peer
         if peer is None or peer.transport is None:
@@ -217,16 +211,8 @@ class RelayProtocol:
             return
         self._seen = self._sent_directly
         self._watched = True
+        self._quick = None  # what comes is to be noted
         timeouts.start(self, self._silent)
-        write = self._write
-
-        def write_and_note(data: Data) -> None:
-            if self._watched:
-                timeouts.start(self, self._silent)
-            write(data)
-
-        self._write = write_and_note
-        self._write_pieces = None
 
     @property
     def _sent_directly(self) -> int:
@@ -250,15 +236,27 @@ class RelayProtocol:
             return
         self.transport.abortConnection()
 
-    def _hold(self, data: Data) -> None:
-        """Keep what was read before the other side is connected, and let no more come.
+    def _pass_on(self, data: Data) -> None:
+        """Write to the other side, if it is there and wants it; hold what came before it.
 
         A transport that is paused delivers at most the chunk it has in hand.
         """
         peer = self._peer
-        if peer is not None and peer.transport is None:
+        if peer is None or self._read_ended:
+            return  # nobody is left to write to
+        sink = peer.transport
+        if sink is None:
             peer._held += data
             self.transport.pauseProducing()
+            return
+        if self._watched and self._timeouts is not None:
+            self._timeouts.start(self, self._silent)
+        quick = quicken(sink)
+        if quick is not None:
+            quick.send_now(data)
+        else:
+            # It keeps what is written until it can be sent, and a view is only lent.
+            sink.write(bytes(data))
 
     def _follow(self) -> None:
         """End this side, as the other has ended already."""
@@ -275,22 +273,16 @@ class RelayProtocol:
 
 def _connect(source: RelayProtocol, sink: RelayProtocol) -> None:
     """Let what `source` receives be written to the transport of `sink`, the quickest way."""
-    near, far = source.transport, sink.transport
-    quick = quicken(far)
-    if quick is not None:
-        # Twisted's own ``write`` waits for the next turn of the reactor and joins there;
-        # sending now saves about a sixth of the relay's CPU time.
-        source._write = quick.send_now
-        source._write_pieces = quick.send_pieces
-        return
-    write = far.write
-    # Anybody else keeps what is written until it can be sent, and a view is only lent.
-    source._write = lambda data: write(bytes(data))
-    use_source = getattr(far, "use_source", None)
-    if use_source is not None:
-        quick = quicken(near)
-        if quick is not None:
-            use_source(quick)
+    far = sink.transport
+    # Twisted's own ``write`` waits for the next turn of the reactor and joins there; sending now
+    # saves about a sixth of the relay's CPU time.
+    source._quick = quicken(far)
+    if source._quick is None:
+        use_source = getattr(far, "use_source", None)
+        if use_source is not None:
+            quick = quicken(source.transport)
+            if quick is not None:
+                use_source(quick)
 
 
 def _pass_end(source: RelayProtocol, sink: RelayProtocol) -> None:

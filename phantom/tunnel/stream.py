@@ -82,13 +82,13 @@ class Stream:
         "_outbox",
         "_parked",
         "_paused",
-        "_pieces_received",
         "_producer",
         "_producer_paused",
         "_protocol",
         "_read_ended",
         "_source",
         "_streaming",
+        "_takes_pieces",
         "_views",
         "credit",
         "on_outcome",
@@ -114,14 +114,16 @@ class Stream:
         self.sent = 0
         self.queued = False
         self.on_outcome: Callable[[Outcome], None] | None = None
-        self._outbox: deque[bytes | memoryview] = deque()
+        # Each only while there is something in it: an empty deque takes 0.7 KB, and most streams
+        # are idle most of the time.
+        self._outbox: deque[bytes | memoryview] | None = None
         self._inbox: deque[bytearray] | None = None
         self._protocol: Any = None
         self._half_closes = False
         self._views = False
         # Views of the records in hand, for a protocol that takes several pieces in one call.
-        self._gathered: list[memoryview] = []
-        self._pieces_received: Callable[[list[memoryview]], None] | None = None
+        self._gathered: list[memoryview] | None = None
+        self._takes_pieces = False
         self._paused = False
         self._delivering = False
         self._producer: Any = None
@@ -164,7 +166,7 @@ class Stream:
     def protocol(self, protocol: Any) -> None:
         self._half_closes = IHalfCloseableProtocol.providedBy(protocol)
         self._views = getattr(protocol, "accepts_views", False)
-        self._pieces_received = getattr(protocol, "pieces_received", None)
+        self._takes_pieces = hasattr(protocol, "pieces_received")
         self._protocol = protocol
 
     def accept(self, protocol: Any) -> None:
@@ -189,6 +191,8 @@ class Stream:
         """Queue bytes; they are sent at the end of the reactor's turn, as credit allows."""
         if not data or self._finish is not None or self.state is State.CLOSED:
             return
+        if self._outbox is None:
+            self._outbox = deque()
         self._outbox.append(data)
         self.waiting += len(data)
         self._activate()
@@ -419,7 +423,10 @@ class Stream:
 
     def _take(self, size: int) -> list[bytes | memoryview]:
         outbox = self._outbox
+        assert outbox is not None  # as something waits
         self.waiting -= size
+        if not self.waiting:
+            self._outbox = None
         parts: list[bytes | memoryview] = []
         while size:
             piece = outbox[0]
@@ -462,8 +469,9 @@ class Stream:
             self._took(len(data))
             return
         waits = self._paused or self._inbox
-        if self._pieces_received is not None and not waits:
-            if not self._gathered:
+        if self._takes_pieces and not waits:
+            if self._gathered is None:
+                self._gathered = []
                 self._mux.gather(self)
             self._gathered.append(data)
             return
@@ -481,22 +489,22 @@ class Stream:
     @property
     def gathers(self) -> bool:
         """Whether something was received that is yet to be delivered, or kept, or dropped."""
-        return bool(self._gathered)
+        return self._gathered is not None
 
     def deliver_gathered(self) -> None:
         """Hand over what was gathered, which is valid for this call only."""
-        pieces, self._gathered = self._gathered, []
+        pieces, self._gathered = self._gathered, None
         if not pieces:
             return
         if self._closing:
             self._took(sum(map(len, pieces)))
-        elif self._paused or self._inbox or self._pieces_received is None:
+        elif self._paused or self._inbox or not self._takes_pieces:
             for piece in pieces:
                 self._keep(piece)
             self._deliver()
         else:
             self._delivering = True
-            self._tell(self._pieces_received, pieces)
+            self._tell(self._protocol.pieces_received, pieces)
             self._delivering = False
             self._took(sum(map(len, pieces)))
 
@@ -604,6 +612,8 @@ class Stream:
         while inbox and not self._paused and not self._closing:
             self._hand_over(memoryview(inbox.popleft()))
         self._delivering = False
+        if not self._inbox:
+            self._inbox = None
         if self._protocol is None or self._paused or (inbox and not self._closing):
             return
         if self._read_ended and not self._closing and self._end_reason is None:
@@ -634,7 +644,7 @@ class Stream:
                 aborts does not hear of it inside its own call.
         """
         self._end_reason = reason
-        self._outbox.clear()
+        self._outbox = None
         self.waiting = 0
         if drop:
             self._discard_inbox()
@@ -662,11 +672,11 @@ class Stream:
     def _discard_inbox(self) -> None:
         if self._gathered:
             size = sum(map(len, self._gathered))
-            self._gathered.clear()
+            self._gathered = None
             self._took(size)
         if self._inbox:
             size = sum(len(data) for data in self._inbox)
-            self._inbox.clear()
+            self._inbox = None
             self._took(size)
 
     def _tell_end(self) -> None:
