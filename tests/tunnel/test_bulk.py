@@ -9,23 +9,27 @@ from typing import Any
 import pytest
 from support.bulk import Bulk, Program, spoil_lent_buffers
 
+from phantom.fast.turns import find_turns, install_turns
 from phantom.tunnel.mux import MuxLimits
 
 
-@pytest.fixture(params=["epoll", "select"])
+@pytest.fixture(params=["epoll and turns", "epoll", "select"])
 def private(request: pytest.FixtureRequest) -> Iterator[Any]:
     """A reactor that only the test turns."""
-    if request.param == "epoll":
+    if request.param != "select":
         reactor: Any = pytest.importorskip("twisted.internet.epollreactor").EPollReactor()
     else:
         from twisted.internet.selectreactor import SelectReactor
 
         reactor = SelectReactor()
+    if "turns" in request.param:
+        install_turns(reactor)
+        assert find_turns(reactor) is not None
     yield reactor
     for reader in list(reactor._internalReaders):
         reactor.removeReader(reader)
         reader.connectionLost(None)
-    if request.param == "epoll":
+    if request.param != "select":
         reactor._poller.close()
 
 
