@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
-from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
@@ -35,7 +34,13 @@ from phantom.core.wire import (
     encode_open_reply,
     encode_window_update,
 )
-from phantom.errors import Outcome, RelayError, RemoteProtocolError, StreamError
+from phantom.errors import (
+    Outcome,
+    RelayError,
+    RemoteProtocolError,
+    SessionError,
+    StreamError,
+)
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
 from phantom.tunnel.stream import HIGH_WATER, Stream
@@ -380,7 +385,8 @@ class MultiplexerProtocol:
         if self._session is None:
             return
         if reason is None:
-            reason = Failure(ConnectionDone())
+            # Not ConnectionDone: what a stream still lacks must not look complete.
+            reason = Failure(SessionError("the tunnel is closed"))
         self.goaway(GoawayReason.SHUTDOWN)
         for stream in list(self.streams.values()):
             stream.give_up(Outcome.SHUTTING_DOWN, reason)
@@ -470,8 +476,10 @@ class MultiplexerProtocol:
             if len(self._undelivered) > self._limits.max_streams:
                 # Bounded like live streams, but apart from them: a stalled reader must not
                 # keep its memory and its place for ever.
+                # Out of here at once: it lets go at the end of the turn only, and until then
+                # every further one would find the same oldest.
                 oldest = next(iter(self._undelivered))
-                self._undelivered[oldest].abortConnection()
+                self._undelivered.pop(oldest).abortConnection()
 
     def stream_drained(self, stream: Stream) -> None:
         """The last byte of a closed stream was read."""

@@ -567,6 +567,9 @@ class Stream:
         """The session is over: so is the stream, whatever it held."""
         if self.state is State.CLOSED:
             return  # draining: everything has arrived, let the protocol read it
+        if reason.check(ConnectionDone):
+            # The link was closed in good order, by whoever can send a FIN; this stream was not.
+            reason = Failure(StreamError("the session is lost", Outcome.SESSION_LOST))
         self.state = State.CLOSED
         self._tell_outcome(Outcome.SESSION_LOST)
         self._ended(reason, drop=True)

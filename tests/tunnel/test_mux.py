@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pipes import drawn_split
 from support.tunnel import SOMEWHERE, Joined, Recorder
-from twisted.internet.error import ConnectionAborted
+from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.python.failure import Failure
 
 from phantom.core.stream import State
@@ -525,6 +525,57 @@ def test_a_lost_session_resets_every_stream_with_the_reason() -> None:
     assert len(joined.registry) == 0
     with pytest.raises(RelayError):
         joined.open()
+
+
+def test_a_link_that_is_closed_in_good_order_ends_no_download_in_good_order() -> None:
+    """A FIN is forged as easily as a reset: what a stream lacks then must not look complete."""
+    joined = Joined()
+    _, protocol = joined.open()
+    joined.run()
+    server = joined.server_protocols[1]
+    server.transport.write(b"the first half")
+    joined.run()
+    joined.registry.shut_down(60.0)
+    joined.run()
+    for end in (joined.server_end, joined.client_end):
+        end.readConnectionLost()  # as for a FIN
+    joined.run()
+    assert len(joined.registry) == 0
+    assert server.lost is not None and not server.clean
+    joined.session.end(joined.detached[0])  # as a dialler does with one that is draining
+    joined.run()
+    assert joined.detached[0].check(ConnectionDone)
+    assert protocol.lost is not None and not protocol.clean
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_closing_the_tunnel_ends_no_download_in_good_order(read: bool) -> None:
+    joined = Joined()
+    _, protocol = joined.open()
+    joined.run()
+    if not read:
+        protocol.transport.pauseProducing()
+    joined.server_protocols[1].transport.write(b"the first half")
+    joined.run()
+    joined.mux.close()
+    joined.run()
+    assert protocol.lost is not None and not protocol.clean
+    assert not joined.server_protocols[1].clean
+
+
+def test_streams_that_end_unread_in_one_turn_keep_to_their_number() -> None:
+    joined = Joined(limits=MuxLimits(max_streams=8))
+    for _round in range(4):
+        streams = [joined.open()[0] for _ in range(8)]
+        joined.run()
+        for stream in streams:
+            joined.server_protocols[stream.stream_id].transport.pauseProducing()
+            stream.write(b"unread")
+            stream.loseConnection()
+        joined.run()
+    assert len(joined.server_mux._undelivered) == 8
+    lost = [p for p in joined.server_protocols.values() if p.lost is not None]
+    assert len(lost) == 24 and not any(p.clean for p in lost)
 
 
 def test_a_crowd_of_streams_keeps_less_each() -> None:
