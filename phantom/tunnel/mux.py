@@ -68,6 +68,11 @@ STREAM_DRAIN_TIMEOUT = 60.0
 _ARRIVED = -1
 #: GOAWAY frames in a session's life: one per reason, and a repetition.
 MAX_GOAWAYS = 8
+#: Announcements (ENDPOINTS and SCHEME) a server may push at once, and a second: a new one costs
+#: the client a signature to verify and a file that is written to the disk.  Ours come when a
+#: session begins and when an operator reloads.
+ANNOUNCEMENT_BURST = 64
+ANNOUNCEMENT_RATE = 1.0
 #: Part of the ids after which a fresh session should take over (doc/spec/wire.md).
 EXHAUSTED = int(MAX_STREAM_ID * 0.9)
 
@@ -147,6 +152,7 @@ class MultiplexerProtocol:
         self._peer_streams = 0
         self._control = TokenBucket(CONTROL_RATE, CONTROL_BURST)
         self._stray = TokenBucket(STRAY_RATE, STRAY_BURST)
+        self._announcements = TokenBucket(ANNOUNCEMENT_RATE, ANNOUNCEMENT_BURST)
         self._goaways = 0
         self.high_water = HIGH_WATER
         self.draining = False
@@ -244,12 +250,8 @@ class MultiplexerProtocol:
             self._open_received(stream_id, payload)
         elif kind == FrameType.GOAWAY:
             self._goaway_received(payload)
-        elif kind == FrameType.ENDPOINTS:
-            if self._on_endpoints is not None:
-                self._on_endpoints(self, bytes(payload))
-        elif kind == FrameType.SCHEME:
-            if self._on_scheme is not None:
-                self._on_scheme(bytes(payload))
+        elif kind in (FrameType.ENDPOINTS, FrameType.SCHEME):
+            self._announced(kind, bytes(payload))
         elif kind >= 0x40:
             pass  # sequenced and skippable
         elif stream is None:
@@ -268,6 +270,15 @@ class MultiplexerProtocol:
             stream.close_received()
         else:
             raise RemoteProtocolError("a frame type that has no meaning here")
+
+    def _announced(self, kind: int, payload: bytes) -> None:
+        if not self._announcements.spend(self._runtime.clock.seconds()):
+            raise RemoteProtocolError("a flood of announcements")
+        if kind == FrameType.SCHEME:
+            if self._on_scheme is not None:
+                self._on_scheme(payload)
+        elif self._on_endpoints is not None:
+            self._on_endpoints(self, payload)
 
     # -- opening ------------------------------------------------------------------------
 

@@ -468,8 +468,7 @@ class PendingLink:
     def protocol_failed(self, link: FrameProtocol, error: RemoteProtocolError) -> None:
         """Drop the link."""
         log.warn("link dropped: the peer broke the protocol: {error}", error=str(error))
-        self._settle()
-        link.abort()
+        self.drop()
 
     def link_lost(self, link: FrameProtocol, reason: Failure) -> None:
         """Forget it."""
@@ -480,6 +479,7 @@ class PendingLink:
         link = self._link
         self._settle()
         if link is not None:
+            link.receiver = DeadEnd()  # what was received with it counts no more
             link.abort()
 
     def _timed_out(self) -> None:

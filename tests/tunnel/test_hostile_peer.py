@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from support.tunnel import SOMEWHERE, Joined
+from support.tunnel import CLIENT_KEY, SOMEWHERE, Joined, LengthPrefixed
+from twisted.internet.testing import StringTransport
 
+from phantom.core.shaping import Scheme
 from phantom.core.wire import (
     MAX_PING,
+    Attach,
+    AttachStatus,
     FrameType,
     GoawayReason,
     encode_ack,
@@ -16,9 +20,10 @@ from phantom.core.wire import (
     encode_window_update,
     pack_frame,
 )
-from phantom.errors import Outcome
-from phantom.tunnel.frame import PING_BURST, DeadEnd
-from phantom.tunnel.mux import CONTROL_BURST, MAX_GOAWAYS, STRAY_BURST, MuxLimits
+from phantom.errors import Outcome, RemoteProtocolError
+from phantom.tunnel.frame import PING_BURST, DeadEnd, FrameProtocol
+from phantom.tunnel.handover import Junction
+from phantom.tunnel.mux import ANNOUNCEMENT_BURST, CONTROL_BURST, MAX_GOAWAYS, STRAY_BURST, MuxLimits
 
 OPEN = encode_open(SOMEWHERE, 16384)
 
@@ -119,6 +124,35 @@ def test_overrunning_a_stalled_readers_window_ends_the_session() -> None:
     assert len(joined.registry) == 1
     joined.inject(pack_frame(FrameType.DATA, 1, bytes(promised + 1)))
     assert len(joined.registry) == 0
+
+
+def test_a_server_cannot_have_its_client_write_files_without_end() -> None:
+    learned: list[bytes] = []
+    joined = Joined()
+    joined.mux._on_scheme = learned.append
+    for version in range(1, 1000):
+        payload = Scheme(version=version).encode()
+        joined.server_session.send(FrameType.SCHEME, 0, payload)
+        joined.run(0.0)
+        if joined.ended:
+            break
+    assert len(learned) == ANNOUNCEMENT_BURST
+    assert joined.ended and joined.ended[0].check(RemoteProtocolError)
+
+
+def test_a_link_that_broke_a_rule_before_its_attach_begins_nothing() -> None:
+    joined = Joined()
+    attach = Attach(b"N" * 16, 1, 0, AttachStatus.OK, 0, 0)
+    server = FrameProtocol(joined.runtime, joined.registry.receive(), 0)
+    # As between worker processes, where each record is judged by itself.
+    junction = Junction(joined.runtime, server, lambda key, session: None, lambda b, c: None)
+    end = LengthPrefixed(junction, CLIENT_KEY)
+    end.makeConnection(StringTransport())  # whose abort, like TCP's, is told later
+    ack = pack_frame(FrameType.ACK, 0, encode_ack(0))
+    for record in (ack, pack_frame(FrameType.ATTACH, 0, attach.encode())):
+        end.dataReceived(len(record).to_bytes(4, "big") + record)
+    joined.run()
+    assert joined.meters.counts["session.begun"] == 1, "only the one that was there before"
 
 
 def test_a_flood_of_pings_is_cut_off() -> None:
