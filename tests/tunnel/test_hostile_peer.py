@@ -23,7 +23,13 @@ from phantom.core.wire import (
 from phantom.errors import Outcome, RemoteProtocolError
 from phantom.tunnel.frame import PING_BURST, DeadEnd, FrameProtocol
 from phantom.tunnel.handover import Junction
-from phantom.tunnel.mux import ANNOUNCEMENT_BURST, CONTROL_BURST, MAX_GOAWAYS, STRAY_BURST, MuxLimits
+from phantom.tunnel.mux import (
+    ANNOUNCEMENT_BURST,
+    CONTROL_BURST,
+    MAX_GOAWAYS,
+    STRAY_BURST,
+    MuxLimits,
+)
 
 OPEN = encode_open(SOMEWHERE, 16384)
 
