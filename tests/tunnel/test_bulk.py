@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from support.bulk import Bulk, Program, spoil_lent_buffers
 
 from phantom.fast.turns import find_turns, install_turns
 from phantom.tunnel.mux import MuxLimits
+from phantom.tunnel.stream import Stream
 
 
 @pytest.fixture(params=["epoll and turns", "epoll", "select"])
@@ -151,8 +152,131 @@ SMALL = MuxLimits(max_streams=16, session_memory=1024 * 1024, window=256 * 1024)
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_happens_to_bulk(private: Any, monkeypatch: Any, seed: int) -> None:
     spoil_lent_buffers(monkeypatch)
-    bulk = Bulk(private, limits=SMALL if seed % 2 else None)
+    buffer = (8192, 32_768, 1 << 20)[seed % 3]
+    bulk = Bulk(private, limits=SMALL if seed % 2 else None, buffer=buffer)
     try:
         fuzz(bulk, seed)
     finally:
         bulk.close()
+
+
+# -- a source that waits is read on ------------------------------------------------------------
+
+
+@pytest.fixture
+def upload(private: Any, request: pytest.FixtureRequest) -> Iterator[tuple[Bulk, Program, Stream]]:
+    """A program that is to send much, and nothing sent yet; the parameter is a buffer's size."""
+    bulk = Bulk(private, buffer=getattr(request, "param", 1 << 20))
+    program, number = bulk.connection()
+    for _ in range(20):
+        bulk.turn()
+    try:
+        yield bulk, program, bulk.mux.streams[number]
+    finally:
+        bulk.close()
+
+
+def until(bulk: Bulk, condition: Callable[[], object]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        bulk.turn(0.001, wait=0.001)
+    raise AssertionError("it never happened")
+
+
+def finish(bulk: Bulk, program: Program) -> None:
+    """Let the destination read everything and compare."""
+    destination = bulk.destinations[program.says // 2]
+
+    def done() -> bool:
+        destination.listen(1 << 20)
+        return destination.received == program.sent
+
+    until(bulk, done)
+    settle(bulk)
+    assert destination.read_end == "end" and destination.received == program.sent
+
+
+def test_after_a_log_that_was_full(upload: tuple[Bulk, Program, Stream]) -> None:
+    """Everything was sent and nothing waits but the socket: only an ACK can wake it."""
+    bulk, program, stream = upload
+    bulk.links[-1][1].pauseProducing()  # the server reads nothing, and the kernel has room
+    program.say(400_000)
+    until(bulk, lambda: not bulk.session._log.has_room)
+    until(bulk, lambda: stream._parked)
+    link = bulk.session.link
+    assert link is not None and not link.congested and not bulk.session._log.has_unsent
+    bulk.links[-1][1].resumeProducing()
+    finish(bulk, program)
+
+
+@pytest.mark.parametrize("upload", [16_384], indirect=True)
+def test_after_credit_came_to_a_congested_link(upload: tuple[Bulk, Program, Stream]) -> None:
+    bulk, program, stream = upload
+    destination = bulk.destinations[stream.stream_id]
+
+    def no_credit() -> bool:
+        program.say(50_000)
+        return not stream.credit and stream._parked
+
+    until(bulk, no_credit)  # the destination reads nothing
+    link = bulk.session.link
+    assert link is not None
+    link.pauseProducing()  # as the transport does that is full
+    for _ in range(50):
+        destination.listen(1 << 20)
+        bulk.turn()
+    assert stream.credit > 0 and stream._parked
+    link.resumeProducing()
+    finish(bulk, program)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_after_a_session_without_a_link(upload: tuple[Bulk, Program, Stream], side: int) -> None:
+    bulk, program, stream = upload
+    bulk.cut(side)
+    until(bulk, lambda: bulk.session.link is None)
+    program.say(400_000)
+    until(bulk, lambda: stream._parked)
+    bulk.turn(10)
+    assert stream._parked and not stream.sent
+    bulk.relink()
+    finish(bulk, program)
+
+
+def test_after_an_end_that_came_while_it_waited(upload: tuple[Bulk, Program, Stream]) -> None:
+    """What lies in the socket of a program that is gone is sent, and then its end."""
+    bulk, program, stream = upload
+    bulk.cut(0)
+    until(bulk, lambda: bulk.session.link is None)
+    program.say(150_000)
+    program.finish()
+    until(bulk, lambda: stream._parked)
+    bulk.relink()
+    destination = bulk.destinations[stream.stream_id]
+
+    def ended() -> bool:
+        destination.listen(1 << 20)
+        return bool(destination.read_end)
+
+    until(bulk, ended)
+    assert destination.read_end == "end" and destination.received == program.sent
+
+
+def test_after_a_break_that_came_while_it_waited(upload: tuple[Bulk, Program, Stream]) -> None:
+    bulk, program, stream = upload
+    bulk.cut(0)
+    until(bulk, lambda: bulk.session.link is None)
+    program.say(150_000)
+    until(bulk, lambda: stream._parked)
+    program.reset()
+    bulk.turn(1)
+    bulk.relink()
+    destination = bulk.destinations[stream.stream_id]
+
+    def ended() -> bool:
+        destination.listen(1 << 20)
+        return bool(destination.read_end)
+
+    until(bulk, ended)
+    assert destination.read_end == "reset"
