@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from phantom.config.values import ListenAddress, UnixSocket
 from phantom.errors import ConfigurationError
 from phantom.fast.local import spare_pacing
+from phantom.fast.sockets import quicken_port
 from phantom.runtime import Runtime
 
 #: Connections the kernel holds until they are accepted: a browser opens dozens at once, and
@@ -150,6 +151,7 @@ class ListeningService(Service):
         self._port = self._runtime.reactor.adoptStreamPort(
             self._listener.fileno(), self._listener.family, self._factory
         )
+        quicken_port(self._port)
         self._listener.close()  # the reactor has its own duplicate
 
     def stopService(self) -> Deferred[Any]:

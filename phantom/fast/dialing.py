@@ -27,38 +27,38 @@ from phantom.fast.turns import is_epoll
 class Caller(Protocol):
     """Who has dialled."""
 
-    def dialled(self, transport: Any) -> None:
+    def dialled(self, transport: Dialled) -> None:
         """Take the connection; nothing was received yet, nothing is before this returns."""
 
     def dial_failed(self, number: int) -> None:
         """Take the failure, an ``errno``; 0 if the system does not tell."""
 
-    def dial_lost(self) -> None:
-        """Hear that a connection that was taken is gone, after its protocol has."""
-
 
 class Dialled(QuickClient):
-    """A connection that was made by `dial`."""
+    """A connection that was made by `dial`.
+
+    Attributes:
+        on_lost: Called when it is gone, after its protocol was told.
+    """
 
     logstr = "phantom"  # Twisted's has one made of the protocol's name, for each
 
-    _caller: Caller | None
+    on_lost: Callable[[], None] | None = None
 
     def connectionLost(self, reason: Failure) -> None:
         """Tell the protocol, then who has dialled; there is no connector."""
-        self._shut(reason)
-        caller, self._caller = self._caller, None
-        if caller is not None:
-            caller.dial_lost()
-
-    def _shut(self, reason: Failure) -> None:
         if self._writeDisconnected:
             self._shouldShutdown = False  # see `phantom.fast.ends`
         Connection.connectionLost(self, reason)
+        on_lost, self.on_lost = self.on_lost, None
+        if on_lost is not None:
+            on_lost()
 
 
 class Dialling(Dialled):
     """A connection that is being made; it becomes a `Dialled` in place."""
+
+    _caller: Caller | None
 
     def __init__(self, reactor: Any, skt: socket.socket, to: tuple[Any, ...], caller: Caller):
         # Not Client's own, which does all that this module is there to avoid.
@@ -72,7 +72,7 @@ class Dialling(Dialled):
 
     def doWrite(self) -> None:
         """Go over to reading, as the connection is made: a failed one has an error pending."""
-        caller = self._caller
+        caller, self._caller = self._caller, None
         assert caller is not None  # once given up, the socket is not waited for
         number = self.fileno()
         reactor: Any = self.reactor  # of the class that `can_dial` wants

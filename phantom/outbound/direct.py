@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol
 from twisted.python.failure import Failure
 
-from phantom.address import Destination
+from phantom.address import Destination, Host
 from phantom.core.egress import EgressPolicy
 from phantom.core.eyeballs import connection_order
 from phantom.core.limits import Limits
@@ -144,10 +144,11 @@ class _Connecting:
     __slots__ = (
         "_counted",
         "_deferred",
-        "_destination",
+        "_host",
         "_key",
         "_name",
         "_outbound",
+        "_port",
         "_protocol",
         "_race",
         "_timer",
@@ -162,7 +163,8 @@ class _Connecting:
     ) -> None:
         self._outbound = outbound
         self._key = key
-        self._destination = destination
+        self._host: Host | None = destination.host
+        self._port = destination.port
         self._protocol: IProtocol | None = protocol
         self._deferred: Deferred[Any] | None = None
         #: Counts among the outbound's connections.
@@ -180,7 +182,8 @@ class _Connecting:
             return deferred
         self._counted = True
         self._deferred = deferred
-        host = self._destination.host
+        host = self._host
+        assert host is not None
         if isinstance(host, str):
             self._look_up(host)
         else:
@@ -230,7 +233,7 @@ class _Connecting:
 
     def _judge(self, addresses: list[IPAddress]) -> None:
         """Race to those of `addresses` that the policy permits."""
-        outbound, port = self._outbound, self._destination.port
+        outbound, port = self._outbound, self._port
         permits = outbound.policy.permits
         permitted = [address for address in addresses if permits(address, port)]
         if not permitted:
@@ -254,7 +257,8 @@ class _Connecting:
             self._fail(outcome)
             return
         deferred, self._deferred = self._deferred, None
-        self._race = self._protocol = None
+        # This object lives as long as the connection, for `_uncount`.
+        self._race = self._protocol = self._host = None
         if deferred is None:
             transport.abortConnection()  # cancelled by the protocol while it was connected
         else:

@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from phantom.core.eyeballs import ATTEMPT_DELAY
 from phantom.errors import Outcome
-from phantom.fast.dialing import can_dial, dial
+from phantom.fast.dialing import Dialled, can_dial, dial
 from phantom.fast.local import spare_pacing
 from phantom.fast.timeouts import Timeouts
 from phantom.layer import switch_protocol
@@ -132,9 +132,15 @@ class _Attempt:
 
     # -- phantom.fast.dialing.Caller ---------------------------------------------------
 
-    def dialled(self, transport: Any) -> None:
+    def dialled(self, transport: Dialled) -> None:
         """Hand the connection to the race that asked for it."""
-        self.makeConnection(transport)
+        race = self._detach()
+        self._connector = None
+        if race is None:
+            transport.abortConnection()
+        else:
+            transport.on_lost = race.on_lost
+            race.won(self, transport)
 
     def dial_failed(self, number: int) -> None:
         """Report the failure."""
@@ -142,12 +148,6 @@ class _Attempt:
         self._connector = None
         if race is not None:
             race.failed(self, _outcome(number))
-
-    def dial_lost(self) -> None:
-        """Tell that the connection is gone."""
-        on_lost, self._on_lost = self._on_lost, None
-        if on_lost is not None:
-            on_lost()
 
     # -- IProtocolFactory and what else a connector calls ------------------------------
 
@@ -176,7 +176,9 @@ class _Attempt:
         # Connector and transport refer to each other; at thousands of connections a second
         # that is work for the garbage collector which need not be.
         connector.transport = None
-        self.dial_lost()
+        on_lost, self._on_lost = self._on_lost, None
+        if on_lost is not None:
+            on_lost()
 
     # -- IProtocol --------------------------------------------------------------------
 

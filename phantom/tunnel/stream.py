@@ -45,6 +45,9 @@ JOINED = 32 * 1024
 #: end only, and addresses end up in logs.
 ADDRESS = HostnameAddress(b"tunnel", 0)
 
+# One for all orderly ends, as the reactor itself has one for its connections.
+_DONE = Failure(ConnectionDone())
+
 
 @implementer(ITransport, IConsumer, IPushProducer)
 class Stream:
@@ -446,13 +449,13 @@ class Stream:
             send_log.append(FrameType.HALF_CLOSE, self.stream_id)
             self._advance(Event.SEND_HALF_CLOSE)
             if self.state is State.CLOSED:
-                self._ended(Failure(ConnectionDone()))
+                self._ended(_DONE)
             elif self._half_closes:
                 self._tell(self._protocol.writeConnectionLost)
         elif kind is FrameType.STREAM_CLOSE and self.state is not State.CLOSED:
             send_log.append(FrameType.STREAM_CLOSE, self.stream_id)
             self._advance(Event.SEND_CLOSE)
-            self._ended(Failure(ConnectionDone()))
+            self._ended(_DONE)
 
     # -- receiving, called by the multiplexer ----------------------------------------------
 
@@ -547,7 +550,7 @@ class Stream:
         self._advance(Event.RECEIVE_HALF_CLOSE)
         self._read_ended = True
         if self.state is State.CLOSED:
-            self._ended(Failure(ConnectionDone()))
+            self._ended(_DONE)
         elif self._protocol is not None:
             self._deliver()
 
@@ -555,7 +558,7 @@ class Stream:
         """Take the peer's close: it sends no more and reads no more."""
         self._advance(Event.RECEIVE_CLOSE)
         self._tell_outcome(Outcome.CANCELLED)
-        self._ended(Failure(ConnectionDone()))
+        self._ended(_DONE)
 
     def reset_received(self, outcome: Outcome) -> None:
         """Take the peer's reset."""
@@ -689,7 +692,7 @@ class Stream:
         self.window.close()
         self._mux.stream_drained(self)
         if protocol is not None and reason is not None:
-            if self._read_ended and self._half_closes and reason.check(ConnectionDone):
+            if self._read_ended and self._half_closes and isinstance(reason.value, ConnectionDone):
                 self._read_ended = False
                 self._tell(protocol.readConnectionLost)
             self._tell(protocol.connectionLost, reason)

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.error import CannotListenError, ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from phantom.fast.sockets import QuickConnection, quicken
+from phantom.fast.sockets import QuickConnection, quicken, quicken_port
 from phantom.fast.turns import install_turns
 
 
@@ -128,3 +128,33 @@ async def test_a_reset_before_the_close_is_no_trouble(reactor: Any) -> None:
     quick.loseConnection()
     await pair.protocol.lost
     await pair.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_a_port_makes_connections_that_are_quick_from_the_start(
+    reactor: Any, host: str
+) -> None:
+    accepted: Deferred[Any] = Deferred()
+
+    class Accepting(Protocol):
+        def connectionMade(self) -> None:
+            accepted.callback(self.transport)
+
+    try:
+        port = reactor.listenTCP(0, Factory.forProtocol(Accepting), interface=host)
+    except CannotListenError:
+        pytest.skip("no IPv6 here")
+    quicken_port(port)
+    number = port.getHost().port
+    with socket.create_connection((host, number)) as peer:
+        transport = await accepted
+        assert isinstance(transport, QuickConnection)
+        assert transport.getPeer().host == host
+        assert transport.getPeer().port == peer.getsockname()[1]
+        assert transport.getHost() == port.getHost()
+        transport.write(b"hello")
+        transport.loseConnection()
+        await deferLater(reactor, 0.01)
+        assert peer.recv(100) == b"hello"
+        assert peer.recv(100) == b""
+    await port.stopListening()
