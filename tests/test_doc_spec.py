@@ -280,5 +280,5 @@ def test_lengths_of_messages() -> None:
     for low, high in (initiator.BARE_PADDING, initiator.BARE_KEY_PADDING, responder.REPLY_PADDING):
         assert f"{low} to {high}" in text
     assert "payload of {} to {}".format(*initiator.TLS_PAYLOAD) in text
-    assert "the first of {} to {} bytes".format(*initiator.FIRST_PACKET) in text
-    assert f"at most {initiator.SECOND_PACKET} where" in text
+    assert f"packets of at most {initiator.PACKET} bytes" in text
+    assert "the first of {} to {}.".format(*initiator.FIRST_PACKET) in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from phantom.app.shaping import client_shaping, scheme_memory
@@ -116,7 +117,7 @@ def connector(
             post_quantum=post_quantum,
             secrets=secrets,
             clock=clock,
-            shaping=shaping,
+            shaping=attrs.evolve(shaping, bare=tls is None),
         )
 
     return connect

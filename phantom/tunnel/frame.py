@@ -196,7 +196,8 @@ class FrameProtocol:
     @property
     def record_limit(self) -> int:
         """Most bytes of plaintext that a record should have now: less on a slow link."""
-        return self._gauge.record_limit if self._gauge is not None else MAX_RECORD_PLAINTEXT
+        limit = self._gauge.record_limit if self._gauge is not None else MAX_RECORD_PLAINTEXT
+        return self._shaper.limit(limit) if self._shaper.cuts else limit
 
     @property
     def least_round_trip(self) -> float | None:

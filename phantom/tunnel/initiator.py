@@ -27,14 +27,17 @@ from phantom.tunnel.shaper import Shaping
 BARE_PADDING = (24, 700)
 #: The same with an ML-KEM key in the message, which makes it 1.3 to 1.8 KB.
 BARE_KEY_PADDING = (24, 420)
-#: Such a message leaves in two packets.  In one piece nearly every first packet would be a full
-#: segment, and the length of the first packet no secret.  Bytes of the first packet: below the
-#: 411 that a rule seen in Russia in 2024 counts as a large one, of which it wants three.
-FIRST_PACKET = (100, 400)
-#: Bytes of the second at most: a segment on a path with an MTU of 1,432 or more.
-SECOND_PACKET = 1380
-#: Seconds between the two, so that the kernel does not join them.
-BETWEEN_PACKETS = (0.001, 0.004)
+#: A first message on bare TCP leaves in packets of at most so many bytes, and of a quarter of
+#: that at least: below the 411 that a rule seen in Russia in 2024 counts as a large one, of
+#: which it wants three.
+PACKET = 400
+#: Bytes of the first of them, at least and at most: too few to tell whether they are random (Wang
+#: and others, CCS 2015, look at 149 and more).
+FIRST_PACKET = (40, 148)
+#: ... and in at least so many: nDPI looks for inner handshakes in what begins with at most three.
+LEAST_PACKETS = 4
+#: Seconds between two of them, so that the kernel does not join them.
+BETWEEN_PACKETS = (0.001, 0.003)
 #: Bytes of the first message's payload inside TLS, padding included.  The first burst is at
 #: least 3.4 KB, so that it does not look like a small encapsulated ClientHello (detector: the
 #: nDPI TLS-in-TLS rule; margin measured in design), whether an ML-KEM key is in it or not.
@@ -100,7 +103,7 @@ class NoiseInitiator(NoiseProtocol):
         self._on_failure = on_failure
         self._handshake: Initiator
         self._exchange: ClientExchange
-        self._second: IDelayedCall | None = None
+        self._next_packet: IDelayedCall | None = None
         self._opening: ClientOpening
 
     def connectionMade(self) -> None:
@@ -156,30 +159,31 @@ class NoiseInitiator(NoiseProtocol):
             prefix=settings.prefix,
         )
 
-        def write(flight: bytes) -> None:
-            self._write_flight(flight, large)
+        self._opening.send(message[:32], header, message[32:], self._write_flight)
 
-        self._opening.send(message[:32], header, message[32:], write)
+    def _write_flight(self, flight: bytes) -> None:
+        first = self._runtime.randint(*FIRST_PACKET)
+        most = min(PACKET, (len(flight) - first) // (LEAST_PACKETS - 1))
+        self._write_packets(flight, first, most)
 
-    def _write_flight(self, flight: bytes, large: bool) -> None:
-        if not large:
-            self.transport.write(flight)
-            return
-        low, high = FIRST_PACKET
-        first = self._runtime.randint(min(high, max(low, len(flight) - SECOND_PACKET)), high)
-        self.transport.write(flight[:first])
-        self._second = self._runtime.call_later(
-            self._runtime.uniform(*BETWEEN_PACKETS), self._write_second, flight[first:]
-        )
-
-    def _write_second(self, rest: bytes) -> None:
-        self._second = None
-        self.transport.write(rest)
+    def _write_packets(self, flight: bytes, size: int, most: int) -> None:
+        """Write a packet of `size` bytes, and later others of at most `most`."""
+        rest = flight[size:]
+        self._next_packet = None
+        if rest:
+            wait = self._runtime.uniform(*BETWEEN_PACKETS)
+            following = self._runtime.randint(most // 4, most)
+            self._next_packet = self._runtime.call_later(
+                wait, self._write_packets, rest, following, most
+            )
+        # Not queued, where that can be helped: two that wait for one turn would leave as one.
+        write = getattr(self.transport, "send_buffer", None) or self.transport.write
+        write(flight[:size])
 
     def _stop_timer(self) -> None:
-        second, self._second = self._second, None
-        if second is not None:
-            second.cancel()
+        timer, self._next_packet = self._next_packet, None
+        if timer is not None:
+            timer.cancel()
         super()._stop_timer()
 
     def _make_ephemeral(self, bare: bool) -> Ephemeral:

@@ -13,9 +13,14 @@ from typing import Any, Protocol
 import attrs
 from twisted.internet.interfaces import IDelayedCall
 
+from phantom.core.budget import TokenBucket
 from phantom.core.shaping import (
+    CUT_BURST,
+    CUT_PAUSE,
+    CUT_RATE,
     DELAYS,
     MOST_HELD,
+    PIECE,
     Delays,
     Padding,
     PaddingPolicy,
@@ -25,6 +30,7 @@ from phantom.core.shaping import (
     padding_policy,
 )
 from phantom.core.wire import HEADER_SIZE, MAX_RECORD_PLAINTEXT, FrameType, pack_frame
+from phantom.crypto.records import OVERHEAD
 from phantom.runtime import Runtime
 
 #: What is held back by timing obfuscation: what people and programs say.  A window update that
@@ -42,18 +48,21 @@ class Shaping:
         padding: The strategy.
         timing: Whether times are blurred too.
         client: Which side this is.
+        bare: Whether the links have no TLS around them.
         scheme: Returns the figures for the next link: a server may push others meanwhile.
     """
 
     padding: Padding
     timing: Timing
     client: bool
+    bare: bool = False
     scheme: Callable[[], Scheme] = Scheme
 
     def shaper(self, runtime: Runtime) -> Shaper:
         """Return what shapes one new link."""
         policy = padding_policy(self.padding, client=self.client, scheme=self.scheme())
-        return Shaper(runtime, policy, DELAYS.get(self.timing))
+        cuts = self.client and self.bare and self.padding is Padding.DEFAULT
+        return Shaper(runtime, policy, DELAYS.get(self.timing), cuts=cuts)
 
 
 class ShapedLink(Protocol):
@@ -76,19 +85,27 @@ class Shaper:
         runtime: Clock and entropy.
         padding: How much is added; None for nothing.
         delays: What is held back and covered; None for nothing.
+        cuts: Whether small pieces are sent apart, padding too.
 
     Attributes:
+        cuts: As given.
         below: Records of at least so many bytes of plaintext go past it, for now.
     """
 
-    __slots__ = ("_cover", "_delays", "_held", "_held_size", "_padding", "_release", "_runtime",
-                 "_seen", "below", "link")  # fmt: skip
+    __slots__ = ("_cover", "_cut", "_delays", "_held", "_held_size", "_padding", "_pieces",
+                 "_release", "_runtime", "_said", "_seen", "_stopped", "_whole", "_whole_until",
+                 "below", "cuts", "link")  # fmt: skip
 
     #: Set before anything is sent.
     link: ShapedLink
 
     def __init__(
-        self, runtime: Runtime, padding: PaddingPolicy | None, delays: Delays | None = None
+        self,
+        runtime: Runtime,
+        padding: PaddingPolicy | None,
+        delays: Delays | None = None,
+        *,
+        cuts: bool = False,
     ) -> None:
         self._runtime = runtime
         self._padding = padding
@@ -98,6 +115,12 @@ class Shaper:
         self._release: IDelayedCall | None = None
         self._cover: IDelayedCall | None = None
         self._seen = -1
+        self.cuts = cuts
+        self._cut = TokenBucket(CUT_RATE, CUT_BURST)
+        self._whole_until = 0.0
+        self._whole = MAX_RECORD_PLAINTEXT
+        self._said = self._pieces = 0
+        self._stopped = False
         self.below = 0
         self._set_below()
 
@@ -136,6 +159,9 @@ class Shaper:
             self._send(records)
 
     def _send(self, records: Sequence[bytes | memoryview]) -> None:
+        if self.cuts:
+            self._send_apart(records)
+            return
         last = records[-1]
         if len(last) < self.below and self._padding is not None:
             before = sum(map(len, records)) - len(last)
@@ -159,6 +185,49 @@ class Shaper:
         if not wanted or size + wanted > link.record_limit:
             return b""  # also on slow links: there it would keep a keystroke waiting
         return pack_frame(FrameType.PADDING, 0, bytes(wanted - HEADER_SIZE))
+
+    # -- in small pieces ------------------------------------------------------------------
+
+    def limit(self, whole: int) -> int:
+        """Return the most bytes of plaintext that a record should have now, cut small or not.
+
+        Args:
+            whole: What the link can do.
+        """
+        self._whole = whole
+        if self._runtime.clock.seconds() < self._whole_until:
+            return whole
+        return min(whole, self._runtime.randint(*PIECE))
+
+    def _send_apart(self, records: Sequence[bytes | memoryview]) -> None:
+        """Send each record by itself, and what it takes to fill them up after this turn."""
+        now = self._runtime.clock.seconds()
+        if not self._said:
+            self._runtime.at_turn_end(self._fill)
+        for record in records:
+            self.link.transport.write(record)
+            self._said += len(record)
+            self._pieces += 1
+            if not self._cut.spend(now, len(record)):
+                self._whole_until = now + CUT_PAUSE
+
+    def _fill(self) -> None:
+        extra = (self._pieces - 1) * OVERHEAD
+        said = self._said + extra
+        self._said = self._pieces = 0
+        if self._stopped or self._padding is None:
+            return
+        link = self.link
+        now = self._runtime.clock.seconds()
+        wanted = self._padding.pad(
+            Said(said, 0, link.transport.received, now, extra), self._runtime.randint
+        )
+        if wanted > self._whole:
+            return  # a slow link
+        while wanted >= HEADER_SIZE:
+            size = min(wanted, self._runtime.randint(*PIECE))
+            wanted -= size + OVERHEAD
+            link.transport.write(pack_frame(FrameType.PADDING, 0, bytes(size - HEADER_SIZE)))
 
     # -- timing ---------------------------------------------------------------------------
 
@@ -213,5 +282,6 @@ class Shaper:
             if timer is not None and timer.active():
                 timer.cancel()
         self._release = self._cover = None
+        self._stopped = True
         self._held.clear()
         self._held_size = 0

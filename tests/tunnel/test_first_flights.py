@@ -15,8 +15,8 @@ from support.stack import CLIENT, SERVER_PUBLIC, Silence, Stack
 from support.tunnel import SOMEWHERE, Recorder
 from twisted.internet.task import Clock
 
-from phantom.audit.detectors import entropy, first_packet, lengths, uniformity
-from phantom.audit.flows import SEGMENT, Flow, Segment
+from phantom.audit.detectors import entropy, first_packet, inner_tls, lengths, uniformity
+from phantom.audit.flows import Flow, Segment
 from phantom.audit.verdict import Status
 from phantom.core.handshake import Cipher, Mode
 from phantom.crypto.ratchet import first_step
@@ -99,18 +99,20 @@ def spread(sizes: list[int], width: int) -> None:
 
 
 def test_packets_with_a_key_vary_in_length(flights: dict[str, list[list[bytes]]]) -> None:
-    pairs = flights["exchange"]
-    assert all(len(packets) == 2 for packets in pairs)
-    spread([len(first) for first, _ in pairs], 280)
-    spread([len(second) for _, second in pairs], 330)
-    spread([len(first + second) for first, second in pairs], 360)
-    assert max(len(first) for first, _ in pairs) < 411, "large packets are counted"
-    assert max(len(second) for _, second in pairs) < SEGMENT - 40, "no full segment"
+    spread([len(packets[0]) for packets in flights["exchange"]], 100)
+    spread([len(packets[1]) for packets in flights["exchange"]], 280)
+    spread([len(b"".join(packets)) for packets in flights["exchange"]], 360)
 
 
 def test_packets_without_a_key_vary_in_length(flights: dict[str, list[list[bytes]]]) -> None:
-    assert all(len(packets) == 1 for packets in flights["resumed"])
-    spread([len(packet) for (packet,) in flights["resumed"]], 600)
+    spread([len(packets[0]) for packets in flights["resumed"]], 100)
+    spread([len(b"".join(packets)) for packets in flights["resumed"]], 600)
+
+
+@KINDS
+def test_packets_are_small_and_many(flights: dict[str, list[list[bytes]]], kind: str) -> None:
+    assert max(len(packet) for packets in flights[kind] for packet in packets) < 411
+    assert min(len(packets) for packets in flights[kind]) > inner_tls.FIRST_PACKETS
 
 
 @KINDS

@@ -9,8 +9,9 @@ from support.pipes import join
 from support.tunnel import CLIENT_KEY, SERVER_KEY, Joined, LengthPrefixed, fake_runtime
 from twisted.internet.task import Clock
 
-from phantom.core.shaping import DELAYS, Padding, Scheme, Timing
+from phantom.core.shaping import DELAYS, PIECE, Padding, Scheme, Timing
 from phantom.core.wire import FrameType, pack_frame, parse_frames
+from phantom.crypto.records import OVERHEAD
 from phantom.errors import RemoteProtocolError
 from phantom.tunnel.frame import DeadEnd, FrameProtocol
 from phantom.tunnel.scheme_memory import SchemeMemory
@@ -153,10 +154,13 @@ def test_a_busy_or_full_link_is_not_covered() -> None:
 
 @pytest.mark.parametrize("padding", Padding)
 @pytest.mark.parametrize("timing", Timing)
-def test_a_session_does_not_notice(padding: Padding, timing: Timing) -> None:
+@pytest.mark.parametrize("naked", [False, True])
+def test_a_session_does_not_notice(padding: Padding, timing: Timing, naked: bool) -> None:
     """Everything arrives whole and in order, and the end comes after it."""
     joined = Joined()
-    shaping = [Shaping(padding=padding, timing=timing, client=side) for side in (True, False)]
+    shaping = [
+        Shaping(padding=padding, timing=timing, client=side, bare=naked) for side in (True, False)
+    ]
 
     class Starter(DeadEnd):
         def link_made(self, link: FrameProtocol) -> None:
@@ -204,6 +208,61 @@ def test_what_is_held_leaves_before_the_link_does() -> None:
     client.lose()
     joined.run(0)
     assert heard == [FrameType.DATA]
+
+
+# -- on bare TCP -----------------------------------------------------------------------------
+
+
+def bare() -> tuple[Clock, Link, Shaper]:
+    clock = Clock()
+    link = Link()
+    shaping = Shaping(padding=Padding.DEFAULT, timing=Timing.OFF, client=True, bare=True)
+    shaper = shaping.shaper(fake_runtime(clock, seed=6))
+    shaper.link = link
+    return clock, link, shaper
+
+
+def test_on_bare_tcp_a_burst_is_filled_up_by_small_records_after_it() -> None:
+    clock, link, shaper = bare()
+    assert shaper.cuts
+    for _ in range(5):
+        assert PIECE[0] <= shaper.limit(65519) <= PIECE[1]
+        shaper.send([data(300)])
+    assert len(link.transport.records) == 5, "what is said does not wait for padding"
+    clock.advance(0)
+    records = link.transport.records
+    assert all(kinds(record) == [FrameType.PADDING] for record in records[5:])
+    assert max(map(len, records)) + OVERHEAD < 411
+    size = sum(len(record) + OVERHEAD for record in records)
+    assert Scheme().low <= size <= Scheme().high + 2 * OVERHEAD
+    clock.advance(1)
+    assert records == link.transport.records
+
+
+def test_a_large_upload_is_soon_not_cut_and_what_is_said_later_is() -> None:
+    clock, _, shaper = bare()
+    pieces = 0
+    while (size := shaper.limit(4096)) < 4096:
+        shaper.send([data(size - 6)])
+        pieces += 1
+    assert 150 < pieces < 300
+    assert shaper.limit(65519) == 65519
+    clock.advance(5)
+    assert shaper.limit(65519) <= PIECE[1]
+
+
+def test_a_link_that_is_gone_is_not_filled_up() -> None:
+    clock, link, shaper = bare()
+    shaper.send([data(300)])
+    shaper.stop()
+    clock.advance(0)
+    assert link.transport.records == [data(300)]
+
+
+def test_only_clients_on_bare_tcp_cut() -> None:
+    for client, naked in ((True, False), (False, True), (False, False)):
+        shaping = Shaping(padding=Padding.DEFAULT, timing=Timing.OFF, client=client, bare=naked)
+        assert not shaping.shaper(fake_runtime(Clock())).cuts
 
 
 # -- what a server pushes ---------------------------------------------------------------------
