@@ -28,7 +28,7 @@ class State(IntEnum):
     CLOSED = auto()
 
     # By identity: Enum's own hashes the name, in Python, and states are looked up a dozen times
-    # in a stream's life (0.3 us each).
+    # in a stream's life (0.11 us each, 0.04 so).
     __hash__ = object.__hash__
 
 

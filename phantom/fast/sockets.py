@@ -293,8 +293,8 @@ class QuickServer(QuickConnection, Server):
 class AcceptedServer(QuickServer):
     """A connection that is quick from the start, made by a port that `quicken_port` has seen.
 
-    Twisted's own makes two texts for log lines, which nobody reads here, for each connection:
-    160 bytes and 3 us.
+    Twisted's own makes two texts for log lines, which nobody reads here, for each connection, of
+    160 bytes.
     """
 
     logstr = "phantom"

@@ -1,8 +1,8 @@
 """Many timers of one length, for the price of a dictionary's entry each.
 
 Nearly every timer of a connection is cancelled: the greeting came, the destination answered.
-Twisted's ``callLater`` and ``cancel`` cost about 4 us together, and a cancelled timer stays
-in the heap, and slows it down, until it is due or half of the heap is cancelled.  Timers of one
+Twisted's ``callLater`` and ``cancel`` take 1.3 us together where this takes 0.3, and a cancelled
+timer stays in the heap, and slows it down, until it is due or half of the heap is cancelled.  Timers of one
 length end in the order in which they began, so the reactor need know of one only.
 """
 
