@@ -3,8 +3,8 @@
 Twisted's way to a connected socket leads over a connector, a Deferred and a timer of no seconds
 for a name that is an address already, a second ``connect``, and ten system calls more than it
 takes.  Here it is a socket, ``connect``, and one wait for it to be writable: of the 200 us that
-a short connection cost a server, about 30 went with this and `phantom.fast.timeouts`.  The result is an ordinary TCP transport
-of Twisted's, a quick one (`phantom.fast.sockets`).
+a short connection cost a server, about 30 went with this and `phantom.fast.timeouts`.  The
+result is an ordinary TCP transport of Twisted's, a quick one (`phantom.fast.sockets`).
 """
 
 from __future__ import annotations

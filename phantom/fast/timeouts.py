@@ -2,8 +2,8 @@
 
 Nearly every timer of a connection is cancelled: the greeting came, the destination answered.
 Twisted's ``callLater`` and ``cancel`` take 1.3 us together where this takes 0.3, and a cancelled
-timer stays in the heap, and slows it down, until it is due or half of the heap is cancelled.  Timers of one
-length end in the order in which they began, so the reactor need know of one only.
+timer stays in the heap, and slows it down, until it is due or half of the heap is cancelled.
+Timers of one length end in the order in which they began, so the reactor need know of one only.
 """
 
 from __future__ import annotations
