@@ -10,7 +10,7 @@ from phantom.carriers.congestion import LinkSockets
 from phantom.carriers.registry import client_endpoint
 from phantom.carriers.tls_client import TLSClientSettings
 from phantom.config.schema import ClientConfig
-from phantom.core.endpoint_list import Carrier, ServerEndpoint
+from phantom.core.endpoint_list import MAX_ENDPOINTS, Carrier, ServerEndpoint
 from phantom.core.handshake import Cipher, Mode, PostQuantum
 from phantom.crypto import kem
 from phantom.errors import ConfigurationError
@@ -100,12 +100,15 @@ def connector(
     cipher = choose_cipher(config.cipher)
     post_quantum = post_quantum_policy(config.post_quantum)
     secrets = ClientSecrets()
-    clock = ServerClock()
+    clocks: dict[ServerEndpoint, ServerClock] = {}
     sockets = LinkSockets(runtime, config.congestion)
 
     def connect(endpoint: ServerEndpoint) -> tuple[IStreamClientEndpoint, InitiatorSettings]:
         tls = None if endpoint.carrier is Carrier.TCP else tls_settings(config, endpoint)
         carrier = client_endpoint(runtime, str(endpoint.host), endpoint.port, tls, sockets)
+        clock = clocks.setdefault(endpoint, ServerClock())
+        if len(clocks) > MAX_ENDPOINTS:  # of lists that were replaced
+            del clocks[next(iter(clocks))]
         return carrier, InitiatorSettings(
             private_key=config.private_key.raw,
             server_key=endpoint.public_key,

@@ -3,7 +3,9 @@
 A first message whose timestamp is two minutes off is refused like any other that is false.
 Inside TLS the refused client meets the server's web site, whose answer has a Date.  It is believed
 because the certificate was verified, or pinned, before a byte was sent; there is no such witness
-on bare TCP.  All it can do is choose the timestamp of first messages, which have no effect anyway.
+on bare TCP.  All it can do is choose the timestamp of first messages, which have no effect anyway,
+and only of those to itself: who has got hold of one endpoint's name, and a certificate for it, could
+keep a client from all of the others otherwise.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class WrongClockError(HandshakeError):
 class ServerClock:
     """This machine's clock, set right by the Date of the server's web site.
 
-    One for all links of a client.
+    One for all links of a client to one endpoint.
     """
 
     __slots__ = ("_correction",)

@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 
 from phantom.app import server as server_module
 from phantom.app.client import make_tunnel
-from phantom.app.connecting import http_host, known_endpoints, tls_settings
+from phantom.app.connecting import connector, http_host, known_endpoints, tls_settings
 from phantom.app.server import ServerService
 from phantom.config.document import parse_document
 from phantom.config.identity_keys import IdentityKey
@@ -194,3 +194,18 @@ def test_what_an_endpoint_leaves_open_is_as_in_the_clients_file(tmp_path: Path) 
 def test_hosts_of_requests() -> None:
     assert http_host("a.example", 443) == "a.example"
     assert http_host("a.example", 8443) == "a.example:8443"
+
+
+def test_one_endpoint_does_not_set_the_clock_for_others(reactor: Any, tmp_path: Path) -> None:
+    """Who got hold of a name and a certificate for it must not keep the client from the rest."""
+    connect = connector(system_runtime(reactor), client_config(tmp_path, "192.0.2.1:443"))
+
+    def endpoint(host: str, carrier: Carrier) -> ServerEndpoint:
+        return ServerEndpoint(
+            host=host, port=443, public_key=HOST.public().raw, carrier=carrier, sni=None
+        )
+
+    taken, bare = endpoint("taken.example", Carrier.TLS), endpoint("192.0.2.1", Carrier.TCP)
+    connect(taken)[1].clock.refused(date=2e9, wall=1.8e9)
+    assert connect(taken)[1].clock.time(1.8e9) == 2e9 + 1, "the next link there knows"
+    assert connect(bare)[1].clock.time(1.8e9) == 1.8e9
