@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -376,20 +377,45 @@ def _sweep(place: Path) -> None:
     """Remove folders of this user's in which nobody listens any more."""
     with contextlib.suppress(OSError):
         for folder in place.glob(f"{FOLDER_PREFIX}*"):
-            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-                continue
-            paths = list(folder.iterdir())
-            # An empty one may be another server's that has just begun.
-            if paths and not any(map(_answers, paths)):
-                for path in paths:
-                    path.unlink()
-                folder.rmdir()
+            with contextlib.suppress(OSError):
+                _remove_deserted(folder)
+
+
+def _remove_deserted(folder: Path) -> None:
+    """Remove a folder of this user's that has nothing in it but sockets without a listener.
+
+    Among temporary files everybody may write, and put a link to something of ours in the place
+    of a folder at any moment.  So what was looked at is held open, and nothing else is touched.
+
+    Raises:
+        OSError: It is a link or no folder, or cannot be looked at.
+    """
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        names = os.listdir(held)
+        modes = [os.stat(name, dir_fd=held, follow_symlinks=False).st_mode for name in names]
+        deserted = (
+            os.fstat(held).st_uid == os.geteuid()
+            and bool(names)  # an empty one may be another server's that has just begun
+            and all(map(stat.S_ISSOCK, modes))
+            and not any(_answers(folder / name) for name in names)
+        )
+        if deserted:
+            for name in names:
+                os.unlink(name, dir_fd=held)
+    finally:
+        os.close(held)
+    if deserted:
+        folder.rmdir()
 
 
 def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(os.fsencode(path))
         except ConnectionRefusedError:
             return False
+        except BlockingIOError:
+            return True  # it has more to accept than it comes to
     return True

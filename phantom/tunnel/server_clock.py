@@ -4,8 +4,8 @@ A first message whose timestamp is two minutes off is refused like any other tha
 Inside TLS the refused client meets the server's web site, whose answer has a Date.  It is believed
 because the certificate was verified, or pinned, before a byte was sent; there is no such witness
 on bare TCP.  All it can do is choose the timestamp of first messages, which have no effect anyway,
-and only of those to itself: who has got hold of one endpoint's name, and a certificate for it, could
-keep a client from all of the others otherwise.
+and only of those to itself: who has got hold of one endpoint's name, and a certificate for it,
+could keep a client from all of the others otherwise.
 """
 
 from __future__ import annotations
