@@ -17,7 +17,7 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 from twisted.application.service import Service
@@ -137,7 +137,8 @@ class WorkersService(Service):
         self.addresses: list[tuple[Any, ...]] = [x.getsockname() for x in self._listeners]
         self._workers = [_Worker(number + 1) for number in range(config.workers)]
         self._incarnations = 0
-        self._folder = Path()
+        # Where the workers' sockets are; none before the start.
+        self._folder: Path | None = None
         self._told = False
         self._stopping = False
         self._stopped: list[Deferred[None]] = []
@@ -151,7 +152,7 @@ class WorkersService(Service):
         late it imports now, before privileges or the file system are given up.
         """
         replay = os.dup(self._replay.descriptor) if self._replay.persistent else -1
-        siblings = Siblings(self._runtime, self._claims, self._folder, 0.0, Meters())
+        siblings = Siblings(self._runtime, self._claims, Path(), 0.0, Meters())
         share = Share(
             workers=len(self._workers),
             listeners=self._listeners,
@@ -182,6 +183,8 @@ class WorkersService(Service):
     def _start(self, worker: _Worker) -> None:
         if self._stopping:
             return
+        folder = self._folder
+        assert folder is not None  # the service was started
         self._incarnations += 1
         worker.incarnation = self._incarnations
         worker.since = self._runtime.clock.seconds()
@@ -197,19 +200,36 @@ class WorkersService(Service):
             claims=self._claims_file,
             secrets=self._secrets_file,
             instance=self._instance,
-            folder=self._folder,
+            folder=folder,
         )
-        ours, theirs = socket.socketpair()
-        worker.pid = os.fork()
-        if not worker.pid:
-            run_worker(self._runtime.reactor, orders, theirs)
-        theirs.close()
+        try:
+            ours, pid = _fork(lambda theirs: run_worker(self._runtime.reactor, orders, theirs))
+        except OSError as error:
+            self._not_started(worker, error)
+            return
+        worker.pid = pid
         ours.setblocking(False)
         end = worker.end = _WorkerEnd(self, worker)
         factory: Factory = Factory.forProtocol(lambda: end)
         factory.noisy = False
-        self._runtime.reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory)
-        ours.close()  # the reactor has its own duplicate
+        try:
+            self._runtime.reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory)
+        except OSError:  # out of descriptors: the worker ends when it finds itself alone
+            self.worker_left(worker, pid)
+        finally:
+            ours.close()  # the reactor has its own duplicate
+
+    def _not_started(self, worker: _Worker, error: OSError) -> None:
+        """Try again in a while: memory, processes or descriptors were short."""
+        worker.failures += 1
+        delay = backoff(worker.failures, self._runtime.uniform(0.0, 1.0))
+        log.error(
+            "worker {number} cannot be started: {why}; trying again in {delay:.1f} s",
+            number=worker.number,
+            why=error.strerror or "an operation failed",
+            delay=delay,
+        )
+        self._later(delay, self._start, worker)
 
     # -- what workers say -------------------------------------------------------------------
 
@@ -260,8 +280,9 @@ class WorkersService(Service):
         worker.pid = 0
         worker.ready = False
         lost = self._claims.bury(worker.incarnation)
-        with contextlib.suppress(OSError):
-            (self._folder / str(worker.incarnation)).unlink()
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                (self._folder / str(worker.incarnation)).unlink()
         if self._stopping:
             self._check_stopped()
             return
@@ -350,10 +371,31 @@ class WorkersService(Service):
             if timer.active():
                 timer.cancel()
         self._replay.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         stopped, self._stopped = self._stopped, []
         for done in stopped:
             done.callback(None)
+
+
+def _fork(live: Callable[[socket.socket], NoReturn]) -> tuple[socket.socket, int]:
+    """Fork a child that does `live` with its end of a connection; return ours, and its process.
+
+    Raises:
+        OSError: The machine is short of something.
+    """
+    ours, theirs = socket.socketpair()
+    try:
+        pid = os.fork()
+    except OSError:
+        ours.close()
+        theirs.close()
+        raise
+    if not pid:
+        live(theirs)
+    theirs.close()
+    return ours, pid
 
 
 def make_folder(state_dir: Path) -> Path:
