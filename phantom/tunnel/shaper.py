@@ -208,23 +208,30 @@ class Shaper:
             self.link.transport.write(record)
             self._said += len(record)
             self._pieces += 1
-            if not self._cut.spend(now, len(record)):
-                self._whole_until = now + CUT_PAUSE
+            self._spend(now, len(record))
+
+    def _spend(self, now: float, size: int) -> bool:
+        """Count what is sent apart; return whether there may be more of it now."""
+        if not self._cut.spend(now, size):
+            self._whole_until = now + CUT_PAUSE
+        return now >= self._whole_until
 
     def _fill(self) -> None:
         extra = (self._pieces - 1) * OVERHEAD
         said = self._said + extra
         self._said = self._pieces = 0
-        if self._stopped or self._padding is None:
+        now = self._runtime.clock.seconds()
+        # A peer counts records that carry nothing, and ends the session for too many.  In a large
+        # transfer there is an acknowledgement in every turn, so these are limited too.
+        if self._stopped or self._padding is None or now < self._whole_until:
             return
         link = self.link
-        now = self._runtime.clock.seconds()
         wanted = self._padding.pad(
             Said(said, 0, link.transport.received, now, extra), self._runtime.randint
         )
         if wanted > self._whole:
             return  # a slow link
-        while wanted >= HEADER_SIZE:
+        while wanted >= HEADER_SIZE and self._spend(now, OVERHEAD + min(wanted, PIECE[1])):
             size = min(wanted, self._runtime.randint(*PIECE))
             wanted -= size + OVERHEAD
             link.transport.write(pack_frame(FrameType.PADDING, 0, bytes(size - HEADER_SIZE)))

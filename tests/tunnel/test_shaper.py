@@ -9,11 +9,12 @@ from support.pipes import join
 from support.tunnel import CLIENT_KEY, SERVER_KEY, Joined, LengthPrefixed, fake_runtime
 from twisted.internet.task import Clock
 
+from phantom.core.budget import TokenBucket
 from phantom.core.shaping import DELAYS, PIECE, Padding, Scheme, Timing
 from phantom.core.wire import FrameType, pack_frame, parse_frames
 from phantom.crypto.records import OVERHEAD
 from phantom.errors import RemoteProtocolError
-from phantom.tunnel.frame import DeadEnd, FrameProtocol
+from phantom.tunnel.frame import IDLE_BURST, IDLE_RATE, DeadEnd, FrameProtocol
 from phantom.tunnel.scheme_memory import SchemeMemory
 from phantom.tunnel.shaper import Shaper, Shaping
 
@@ -249,6 +250,20 @@ def test_a_large_upload_is_soon_not_cut_and_what_is_said_later_is() -> None:
     assert shaper.limit(65519) == 65519
     clock.advance(5)
     assert shaper.limit(65519) <= PIECE[1]
+
+
+def test_no_transfer_has_so_much_padding_apart_that_the_peer_takes_it_for_a_flood() -> None:
+    clock, link, shaper = bare()
+    idle = TokenBucket(IDLE_RATE, IDLE_BURST)
+    acknowledgement = pack_frame(FrameType.ACK, 0, bytes(8))
+    for turn in range(20_000):
+        link.transport.received += 256 * 1024
+        shaper.send([acknowledgement if turn % 3 else data(600)])
+        clock.advance(0.0005)
+        for record in link.transport.records:
+            if kinds(record) == [FrameType.PADDING]:
+                assert idle.spend(clock.seconds())
+        link.transport.records.clear()
 
 
 def test_a_link_that_is_gone_is_not_filled_up() -> None:
