@@ -47,8 +47,9 @@ MOST_BLUR = 300
 #: packets of the client's.  There is no TLS there whose records any size would suit.
 PIECE = (230, 360)
 #: Bytes that are cut so at once, and a second; and the seconds for which nothing is once they are
-#: used up.  An upload is thousands of large packets whatever is done, and must not be slow.
-CUT_BURST, CUT_RATE, CUT_PAUSE = 64 * 1024, 16 * 1024, 1.0
+#: used up: a page takes some 80 KB.  An upload is thousands of large packets whatever is done, and
+#: must not be slow; and a peer takes 256 records a second that carry nothing.
+CUT_BURST, CUT_RATE, CUT_PAUSE = 160 * 1024, 32 * 1024, 1.0
 
 
 class Padding(Enum):
