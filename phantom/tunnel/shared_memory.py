@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import mmap
 import os
 import struct
@@ -108,6 +109,7 @@ _PLACES = 64
 #: Tag of the client (8) | when it ends, seconds (8) | the step used last, or the first one.
 _PLACE = struct.Struct(f"<8sd{STEP_SIZE}s")
 _BUCKET = _PLACES * _PLACE.size
+_NOTHING = bytes(_PLACE.size)
 
 
 def make_secrets() -> int:
@@ -131,12 +133,11 @@ class SharedSecrets(_Shared):
     def find(self, client_key: bytes, name: bytes, now: float) -> Step | None:
         """See `phantom.tunnel.post_quantum.ServerSecrets.find`."""
         with self._locked():
-            exchanges = self._exchanges(client_key)
-        for _place, until, first in exchanges:
-            if until > now:
-                for step in (first, first.next()):
-                    if step.name == name:
-                        return step
+            exchanges = self._exchanges(client_key, now)
+        for _place, _until, first in exchanges:
+            for step in (first, first.next()):
+                if step.name == name:
+                    return step
         return None
 
     def learned(self, client_key: bytes, first: Step, now: float) -> None:
@@ -147,6 +148,8 @@ class SharedSecrets(_Shared):
             own = []
             for place in range(number * _BUCKET, (number + 1) * _BUCKET, _PLACE.size):
                 whose, until, _step = _PLACE.unpack_from(self._memory, place)
+                if 0.0 < until <= now:
+                    self._erase(place)
                 ends.append((until, place))
                 if whose == tag and until > now:
                     own.append((until, place))
@@ -158,16 +161,25 @@ class SharedSecrets(_Shared):
         """See `phantom.tunnel.post_quantum.ServerSecrets.used`."""
         tag, _number = client_place(client_key, _BUCKETS)
         with self._locked():
-            for place, until, first in self._exchanges(client_key):
+            for place, until, first in self._exchanges(client_key, -math.inf):
                 if first.next() == step:
                     _PLACE.pack_into(self._memory, place, tag, until, step.encode())
 
-    def _exchanges(self, client_key: bytes) -> list[tuple[int, float, Step]]:
-        """Return a client's exchanges: where each is, when it ends, and its first step."""
+    def _exchanges(self, client_key: bytes, now: float) -> list[tuple[int, float, Step]]:
+        """Return a client's exchanges: where each is, when it ends, and its first step.
+
+        Those that have ended by `now` are erased: nothing is to be had from them any more.
+        """
         tag, number = client_place(client_key, _BUCKETS)
         bucket = bytes(self._memory[number * _BUCKET : (number + 1) * _BUCKET])
-        return [
-            (number * _BUCKET + index * _PLACE.size, until, Step.decode(step))
-            for index, (whose, until, step) in enumerate(_PLACE.iter_unpack(bucket))
-            if whose == tag
-        ]
+        found = []
+        for index, (whose, until, step) in enumerate(_PLACE.iter_unpack(bucket)):
+            place = number * _BUCKET + index * _PLACE.size
+            if whose == tag and until <= now:
+                self._erase(place)
+            elif whose == tag:
+                found.append((place, until, Step.decode(step)))
+        return found
+
+    def _erase(self, place: int) -> None:
+        self._memory[place : place + _PLACE.size] = _NOTHING

@@ -154,3 +154,19 @@ def test_a_client_has_so_many_exchanges(secrets_memory: int) -> None:
     ]
     assert found == [False] * 3 + [True] * EXCHANGES_PER_CLIENT
     assert secrets.find(BOB, first(99).name, 10.0) == first(99)
+
+
+def test_what_has_ended_is_erased(secrets_memory: int) -> None:
+    """By the next that is learned in its bucket, or when its client comes back."""
+    secrets = SharedSecrets(secrets_memory)
+    size = os.fstat(secrets_memory).st_size
+    secrets.learned(ALICE, first(1), 0.0)
+    raw = first(1).encode()
+    assert raw in os.pread(secrets_memory, size, 0)
+    secrets.used(ALICE, first(1))
+    assert secrets.find(ALICE, first(1).name, KEEP_EXCHANGE) is None
+    assert not any(os.pread(secrets_memory, size, 0))
+    secrets.learned(ALICE, first(1), 0.0)
+    secrets.learned(ALICE, first(2), KEEP_EXCHANGE)
+    assert raw not in os.pread(secrets_memory, size, 0)
+    assert secrets.find(ALICE, first(2).name, KEEP_EXCHANGE) == first(2)
