@@ -134,15 +134,18 @@ def dial(
     except OSError as error:
         caller.dial_failed(error.errno or 0)
         return None
-    prepare(skt, to[0])
-    number = skt.connect_ex(to)
-    if number not in (0, errno.EINPROGRESS):
-        skt.close()
-        caller.dial_failed(number)
-        return None
     dialling = Dialling(reactor, skt, to, caller)
-    reactor.addWriter(dialling)
-    return dialling
+    try:
+        prepare(skt, to[0])
+        number = skt.connect_ex(to)
+        if number in (0, errno.EINPROGRESS):
+            reactor.addWriter(dialling)
+            return dialling
+    except OSError as error:  # the system is short of something
+        number = error.errno or 0
+    skt.close()
+    caller.dial_failed(number)
+    return None
 
 
 def can_dial(reactor: Any) -> bool:
