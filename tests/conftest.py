@@ -249,7 +249,6 @@ def logged_failures(request: pytest.FixtureRequest) -> Iterator[LoggedFailures]:
 @pytest.fixture(autouse=True)
 def log_level() -> Iterator[None]:
     """Put the level back that a test, or a program's part that it runs, has set."""
-    txaio.use_twisted()
     txaio.use_twisted()  # as phantom.telemetry does, which not every test imports
     level = txaio.get_global_log_level()
     yield
