@@ -181,8 +181,8 @@ class ServerConfig:
         default="openssl",
         metadata=about(
             kinds.choice("openssl", "boringssl"),
-            "Which library speaks TLS. `openssl` looks like nginx; `boringssl` takes about half "
-            "the processor time for each byte, and a prober can tell it from nginx.",
+            "Which library speaks TLS. `openssl` looks like nginx; `boringssl` costs about the "
+            "same, and a prober can tell it from nginx.",
         ),
     )
     decoy: Destination | Path | None = attrs.field(
