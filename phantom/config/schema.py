@@ -47,6 +47,34 @@ LEAST_STREAM_MEMORY = 16 * KiB
 
 _KEY_EXAMPLE = '"BASE64"'
 
+# Settings that mean the same on both sides.
+_WINDOW = about(
+    size(16 * KiB, 1024 * MiB),
+    "The most that one stream may send ahead of its reader. It gets 4 MiB when it is "
+    "alone, and more as far as the measured bandwidth and round trip ask for it and "
+    "`session_memory` allows (a third of what is free).",
+    unit="bytes",
+)
+_CONGESTION = about(
+    kinds.CONGESTION,
+    "The congestion control of links, in the sending direction. `auto`: BBR where the "
+    "kernel has and allows it, else the system's; on loopback never BBR, whose timers "
+    "cost a third more CPU time there. `system`: the system's. Anything else is the name "
+    "of one, such as `cubic`; where the kernel refuses it, a warning is logged and the "
+    "system's is used.",
+)
+_KEEPALIVE = about(
+    duration(1, 3600),
+    "After about how long without traffic a link is checked; two misses and it is dead.",
+    unit="seconds",
+)
+_TIMING = about(
+    padding_kinds.TIMING,
+    "Whether this side also blurs when it sends. `default` holds small records back by "
+    "up to 20 ms and sends something now and then when nothing happens; `aggressive` "
+    "up to 60 ms, and more often. Bulk transfers are not held back.",
+)
+
 
 @attrs.frozen(slots=True, kw_only=True)
 class EgressConfig:
@@ -318,32 +346,15 @@ class ServerConfig:
     )
     window: int = attrs.field(
         default=DEFAULT_WINDOW_LIMIT,
-        metadata=about(
-            size(16 * KiB, 1024 * MiB),
-            "The most that one stream may send ahead of its reader. It gets 4 MiB when it is "
-            "alone, and more as far as the measured bandwidth and round trip ask for it and "
-            "`session_memory` allows (a third of what is free).",
-            unit="bytes",
-        ),
+        metadata=_WINDOW,
     )
     congestion: str = attrs.field(
         default="auto",
-        metadata=about(
-            kinds.CONGESTION,
-            "The congestion control of links, in the sending direction. `auto`: BBR where the "
-            "kernel has and allows it, else the system's; on loopback never BBR, whose timers "
-            "cost a third more CPU time there. `system`: the system's. Anything else is the name "
-            "of one, such as `cubic`; where the kernel refuses it, a warning is logged and the "
-            "system's is used.",
-        ),
+        metadata=_CONGESTION,
     )
     keepalive: float = attrs.field(
         default=20.0,
-        metadata=about(
-            duration(1, 3600),
-            "After about how long without traffic a link is checked; two misses and it is dead.",
-            unit="seconds",
-        ),
+        metadata=_KEEPALIVE,
     )
     padding: str = attrs.field(
         default="default",
@@ -373,12 +384,7 @@ class ServerConfig:
     )
     timing: str = attrs.field(
         default="off",
-        metadata=about(
-            padding_kinds.TIMING,
-            "Whether this side also blurs when it sends. `default` holds small records back by "
-            "up to 20 ms and sends something now and then when nothing happens; `aggressive` "
-            "up to 60 ms, and more often. Bulk transfers are not held back.",
-        ),
+        metadata=_TIMING,
     )
     drain_timeout: float = attrs.field(
         default=5.0,
@@ -613,32 +619,15 @@ class ClientConfig:
     )
     window: int = attrs.field(
         default=DEFAULT_WINDOW_LIMIT,
-        metadata=about(
-            size(16 * KiB, 1024 * MiB),
-            "The most that one stream may send ahead of its reader. It gets 4 MiB when it is "
-            "alone, and more as far as the measured bandwidth and round trip ask for it and "
-            "`session_memory` allows (a third of what is free).",
-            unit="bytes",
-        ),
+        metadata=_WINDOW,
     )
     congestion: str = attrs.field(
         default="auto",
-        metadata=about(
-            kinds.CONGESTION,
-            "The congestion control of links, in the sending direction. `auto`: BBR where the "
-            "kernel has and allows it, else the system's; on loopback never BBR, whose timers "
-            "cost a third more CPU time there. `system`: the system's. Anything else is the name "
-            "of one, such as `cubic`; where the kernel refuses it, a warning is logged and the "
-            "system's is used.",
-        ),
+        metadata=_CONGESTION,
     )
     keepalive: float = attrs.field(
         default=20.0,
-        metadata=about(
-            duration(1, 3600),
-            "After about how long without traffic a link is checked; two misses and it is dead.",
-            unit="seconds",
-        ),
+        metadata=_KEEPALIVE,
     )
     handshake_timeout: float = attrs.field(
         default=10.0,
@@ -662,12 +651,7 @@ class ClientConfig:
     )
     timing: str = attrs.field(
         default="off",
-        metadata=about(
-            padding_kinds.TIMING,
-            "Whether this side also blurs when it sends. `default` holds small records back by "
-            "up to 20 ms and sends something now and then when nothing happens; `aggressive` "
-            "up to 60 ms, and more often. Bulk transfers are not held back.",
-        ),
+        metadata=_TIMING,
     )
     drain_timeout: float = attrs.field(
         default=1.0,
