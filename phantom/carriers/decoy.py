@@ -94,7 +94,69 @@ def _backend_endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoi
     return endpoint(reactor, host, port, timeout=BACKEND_TIMEOUT)
 
 
-class BackendDecoy:
+class WebServerDecoy:
+    """What policies have in common that join visitors to a real web server.
+
+    Args:
+        runtime: The reactor and timers.
+        host: Of the web server.
+        port: Of the web server; it speaks without TLS there.
+        pair: See `RelayPair`.
+        strangers: Who counts the visitors; one of its own otherwise.
+
+    Attributes:
+        h2: Whether it is spoken to over HTTP/2.
+        greeting: What it says unprompted, as far as is known yet.
+    """
+
+    h2: bool
+    greeting: bytes
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        host: str,
+        port: int,
+        pair: RelayPair,
+        *,
+        strangers: Strangers | None = None,
+    ) -> None:
+        self._runtime = runtime
+        self._endpoint = _backend_endpoint(runtime.reactor, host, port)
+        self._pair = pair
+        self._strangers = Strangers() if strangers is None else strangers
+
+    def _prepare(self) -> None:
+        """Learn what has to be known, before a visitor is joined, if it is not known yet."""
+        raise NotImplementedError
+
+    def learn(self) -> Deferred[None] | None:
+        """Ask the web server what has to be known of it; None when that is under way."""
+        raise NotImplementedError
+
+    def unreachable(self, transport: Any, received: bytes) -> None:
+        """Deal with a visitor whom the web server does not take."""
+        raise NotImplementedError
+
+    def __call__(self, transport: Any, received: bytes) -> None:
+        """Join a visitor to the web server."""
+        self.expect(transport, lambda: None).take(received)
+
+    def expect(self, transport: Any, stranger: Callable[[], None]) -> ExpectedVisitor:
+        """Be ready for a visitor; see `phantom.interfaces.Expect`."""
+        self._prepare()
+        return ExpectedVisitor(
+            self._runtime,
+            self,
+            self._endpoint,
+            self._pair,
+            self._strangers,
+            transport,
+            stranger,
+        )
+
+
+class BackendDecoy(WebServerDecoy):
     """A `phantom.interfaces.StrangerPolicy` that joins visitors to a real web server.
 
     While that cannot be reached, visitors get nginx's 502 page.
@@ -122,10 +184,7 @@ class BackendDecoy:
         *,
         strangers: Strangers | None = None,
     ) -> None:
-        self._runtime = runtime
-        self._endpoint = _backend_endpoint(runtime.reactor, host, port)
-        self._pair = pair
-        self._strangers = Strangers() if strangers is None else strangers
+        super().__init__(runtime, host, port, pair, strangers=strangers)
         self._out_of_order = SiteDecoy(
             runtime, _BadGateway(lambda: self.banner), strangers=self._strangers
         )
@@ -153,23 +212,9 @@ class BackendDecoy:
 
     learn = learn_banner
 
-    def __call__(self, transport: Any, received: bytes) -> None:
-        """Join a visitor to the web server."""
-        self.expect(transport, lambda: None).take(received)
-
-    def expect(self, transport: Any, stranger: Callable[[], None]) -> ExpectedVisitor:
-        """Be ready for a visitor; see `phantom.interfaces.Expect`."""
+    def _prepare(self) -> None:
         if not self._asked:
             self.learn_banner()
-        return ExpectedVisitor(
-            self._runtime,
-            self,
-            self._endpoint,
-            self._pair,
-            self._strangers,
-            transport,
-            stranger,
-        )
 
     def unreachable(self, transport: Any, received: bytes) -> None:
         """Say 502."""
@@ -201,7 +246,7 @@ class _GreetingReader(Protocol):
         self.transport.abortConnection()
 
 
-class H2Decoy:
+class H2Decoy(WebServerDecoy):
     """A `phantom.interfaces.StrangerPolicy` for visitors who speak HTTP/2.
 
     They are joined to a web server that speaks it in the clear (h2c, with prior knowledge:
@@ -227,10 +272,7 @@ class H2Decoy:
         *,
         strangers: Strangers | None = None,
     ) -> None:
-        self._runtime = runtime
-        self._endpoint = _backend_endpoint(runtime.reactor, host, port)
-        self._pair = pair
-        self._strangers = Strangers() if strangers is None else strangers
+        super().__init__(runtime, host, port, pair, strangers=strangers)
         self._asking = False
         self.greeting = b""
 
@@ -252,23 +294,9 @@ class H2Decoy:
         asked = self._endpoint.connect(Once(_GreetingReader(found)))
         return asked.addCallbacks(lambda _protocol: None, unreachable).addBoth(over)
 
-    def __call__(self, transport: Any, received: bytes) -> None:
-        """Join a visitor to the web server."""
-        self.expect(transport, lambda: None).take(received)
-
-    def expect(self, transport: Any, stranger: Callable[[], None]) -> ExpectedVisitor:
-        """Be ready for a visitor; see `phantom.interfaces.Expect`."""
+    def _prepare(self) -> None:
         if not self.greeting:
             self.learn()
-        return ExpectedVisitor(
-            self._runtime,
-            self,
-            self._endpoint,
-            self._pair,
-            self._strangers,
-            transport,
-            stranger,
-        )
 
     def unreachable(self, transport: Any, received: bytes) -> None:
         """Close: there is nothing to say in its place."""
