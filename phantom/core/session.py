@@ -253,9 +253,15 @@ class SendLog:
             stop = position + len(part)
             view[position:stop] = part
             position = stop
-        run.end = run.block.cursor = position
+        self._grow(run, length, data=kind == FrameType.DATA)
+
+    def _grow(self, run: Run, length: int, *, data: bool) -> None:
+        """Count a frame with `length` bytes of payload, written behind the others of `run`."""
+        size = HEADER_SIZE + length
+        run.end += size
+        run.block.cursor = run.end
         run.frames += 1
-        if length > SMALL_PAYLOAD and kind == FrameType.DATA:
+        if data and length > SMALL_PAYLOAD:
             run.long = True
         self.next_sequence += 1
         self.size += size
@@ -315,9 +321,11 @@ class SendLog:
                 return
             size = min(length, len(piece))
             length -= size
-            self._append_in_place(block, block.cursor, stream_id, size)
+            self._append_in_place(block, stream_id, size)
 
-    def _append_in_place(self, block: Block, start: int, stream_id: int, length: int) -> None:
+    def _append_in_place(self, block: Block, stream_id: int, length: int) -> None:
+        """Append a DATA frame whose payload lies behind the block's cursor already."""
+        start = block.cursor
         pack_header_into(block.view, start, stream_id, length)
         end = start + HEADER_SIZE + length
         run = self._open
@@ -332,13 +340,7 @@ class SendLog:
             self._block = block
             block.live += 1
             run = self._open = Run(block, self.next_sequence)
-        run.end = block.cursor = end
-        run.frames += 1
-        if length > SMALL_PAYLOAD:
-            run.long = True
-        self.next_sequence += 1
-        self.size += HEADER_SIZE + length
-        self.unsent += HEADER_SIZE + length
+        self._grow(run, length, data=True)
 
     def _run_with_room(self, size: int) -> Run:
         if size > MAX_RECORD_PLAINTEXT:
