@@ -47,8 +47,6 @@ class Dialled(QuickClient):
 
     def connectionLost(self, reason: Failure) -> None:
         """Tell the protocol, then who has dialled; there is no connector."""
-        if self._writeDisconnected:
-            self._shouldShutdown = False  # see `phantom.fast.ends`
         Connection.connectionLost(self, reason)
         on_lost, self.on_lost = self.on_lost, None
         if on_lost is not None:

@@ -51,8 +51,7 @@ class QuickEnds(Connection):
         if self._all_sent and not self._aborting:
             self.connectionLost(_DONE)
 
-    def connectionLost(self, reason: Failure) -> None:
-        """Close the socket; what was half-closed needs no second shutdown, which would fail."""
-        if self._writeDisconnected:
-            self._shouldShutdown = False
-        super().connectionLost(reason)
+    def _closeWriteConnection(self) -> None:  # noqa: N802  (Twisted calls it)
+        """Half-close; the close needs no second shutdown then, which would fail."""
+        self._shouldShutdown = False
+        super()._closeWriteConnection()
