@@ -20,8 +20,6 @@ from phantom.audit.verdict import Rule, Verdict
 OVERHEAD = 24
 #: The most packets in the first of the four bursts.
 FIRST_PACKETS = 3
-#: nDPI gives up after 25 packets by default; a patient censor goes on.
-PACKETS = (25, 100)
 #: What passes: the share caught, and the margin of the worst tenth (CENSOR.md, section 4).
 SHARE, MARGIN = 0.05, 0.9
 
