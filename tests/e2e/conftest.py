@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.destinations import WebServer
+from support.destinations import TcpServer, WebServer
 from support.programs import Tunnel
 
 _TUNNELS = pytest.StashKey[list[Tunnel]]()
@@ -82,3 +83,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
             for name, text in tunnel.logs():
                 report.sections.append((f"{tunnel.carrier} {name}", text[-_TAIL:]))
     return report
+
+
+@pytest.fixture
+def echo() -> Iterator[TcpServer]:
+    """A destination that sends back what it gets."""
+
+    def serve(connection: socket.socket) -> None:
+        while piece := connection.recv(65536):
+            connection.sendall(piece)
+
+    with TcpServer(serve) as server:
+        yield server

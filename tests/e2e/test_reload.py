@@ -7,34 +7,18 @@ import shutil
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from support.certificates import make_certificate
 from support.destinations import TcpServer
-from support.programs import PATIENCE, SERVER_NAME, Tunnel, key_text
+from support.programs import PATIENCE, SERVER_NAME, Tunnel, key_text, works
 
 from phantom.config.keys import PrivateKey
 
 pytestmark = pytest.mark.e2e
 
 MakeTunnel = Callable[..., Tunnel]
-
-
-@pytest.fixture
-def echo() -> Iterator[TcpServer]:
-    def serve(connection: socket.socket) -> None:
-        while piece := connection.recv(65536):
-            connection.sendall(piece)
-
-    with TcpServer(serve) as server:
-        yield server
-
-
-def works(connection: socket.socket) -> bool:
-    connection.settimeout(PATIENCE)
-    connection.sendall(b"ping")
-    return connection.recv(4, socket.MSG_WAITALL) == b"ping"
 
 
 def reload(tunnel: Tunnel, answer: str) -> None:

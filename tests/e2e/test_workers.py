@@ -27,6 +27,7 @@ from support.programs import (
     run,
     twistd,
     wait_until,
+    works,
 )
 from support.transfers import BothWays
 
@@ -52,22 +53,6 @@ def censored(make_tunnel: MakeTunnel) -> Iterator[Censored]:
     yield make
     for censor in censors:
         censor.close()
-
-
-@pytest.fixture
-def echo() -> Iterator[TcpServer]:
-    def serve(connection: socket.socket) -> None:
-        while piece := connection.recv(65536):
-            connection.sendall(piece)
-
-    with TcpServer(serve) as server:
-        yield server
-
-
-def works(connection: socket.socket) -> bool:
-    connection.settimeout(PATIENCE)
-    connection.sendall(b"ping")
-    return connection.recv(4, socket.MSG_WAITALL) == b"ping"
 
 
 def children(pid: int) -> list[int]:

@@ -385,3 +385,10 @@ def place(text: str) -> tuple[str, int]:
     """Return "host:port" as a pair."""
     host, _, port = text.rpartition(":")
     return host, int(port)
+
+
+def works(connection: socket.socket) -> bool:
+    """Tell whether a connection to an echo still carries bytes both ways."""
+    connection.settimeout(PATIENCE)
+    connection.sendall(b"ping")
+    return connection.recv(4, socket.MSG_WAITALL) == b"ping"
