@@ -142,14 +142,15 @@ class UTLSEngine:
 
     def receive(self, data: bytes | memoryview) -> None:
         """See `TLSEngine.receive`."""
-        data = bytes(data)  # it takes nothing else; of bytes this is no copy
+        # It takes `bytes` and nothing else; of those, whole, this is no copy.
         if not self.handshake_done:
-            self._incoming.write(data)
+            self._incoming.write(bytes(data))
             self._handshake()
         elif len(data) <= _PIECE:
-            self._unfed.append(data)
+            self._unfed.append(bytes(data))
         else:
-            self._unfed.extend(data[i : i + _PIECE] for i in range(0, len(data), _PIECE))
+            view = memoryview(data)
+            self._unfed.extend(bytes(view[i : i + _PIECE]) for i in range(0, len(view), _PIECE))
 
     def _handshake(self) -> None:
         try:
