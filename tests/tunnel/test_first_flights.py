@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 from collections import Counter
 from typing import Any
 
@@ -13,14 +14,17 @@ from support.pipes import join, run
 from support.runtime import fake_runtime
 from support.stack import CLIENT, SERVER_PUBLIC, Silence, Stack
 from support.tunnel import SOMEWHERE, Recorder
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
 from phantom.audit.detectors import entropy, first_packet, inner_tls, lengths, uniformity
 from phantom.audit.flows import Flow, Segment
 from phantom.audit.verdict import Status
+from phantom.carriers.registry import tcp_endpoint
 from phantom.core.handshake import Cipher, Mode
 from phantom.crypto.ratchet import first_step
-from phantom.tunnel.initiator import InitiatorSettings, NoiseInitiator
+from phantom.runtime import system_runtime
+from phantom.tunnel.initiator import FIRST_PACKET, InitiatorSettings, NoiseInitiator
 from phantom.tunnel.post_quantum import ClientSecrets
 
 #: First messages of each kind that are looked at.
@@ -38,6 +42,17 @@ class Packets(Recorder):
         self.packets.append(data)
 
 
+def bare_settings(*, prefix: bool = True, secrets: ClientSecrets | None = None) -> Any:
+    return InitiatorSettings(
+        private_key=CLIENT,
+        server_key=SERVER_PUBLIC,
+        cipher=Cipher.AESGCM,
+        mode=Mode.BARE,
+        prefix=prefix,
+        secrets=secrets,
+    )
+
+
 def first_flight(*, prefix: bool = True, resumed: bool = False) -> list[bytes]:
     """Return the packets that a client sends before it has an answer, with real entropy."""
     clock = Clock()
@@ -48,14 +63,7 @@ def first_flight(*, prefix: bool = True, resumed: bool = False) -> list[bytes]:
     client = NoiseInitiator(
         attrs.evolve(fake_runtime(clock), entropy=os.urandom),
         Recorder(),
-        InitiatorSettings(
-            private_key=CLIENT,
-            server_key=SERVER_PUBLIC,
-            cipher=Cipher.AESGCM,
-            mode=Mode.BARE,
-            prefix=prefix,
-            secrets=secrets,
-        ),
+        bare_settings(prefix=prefix, secrets=secrets),
         Silence(),
         lambda failure: None,
     )
@@ -71,6 +79,26 @@ def flights() -> dict[str, list[list[bytes]]]:
         "resumed": [first_flight(resumed=True) for _ in range(MANY)],
         "plain": [first_flight(prefix=False) for _ in range(MANY)],
     }
+
+
+async def test_the_first_packet_does_not_wait_for_the_turn_to_end(reactor: Any) -> None:
+    """On a busy machine the second is due by then, and joined they would look random."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        arrived: list[bytes] = []
+
+        class Watched(NoiseInitiator):
+            def connectionMade(self) -> None:
+                super().connectionMade()
+                with listener.accept()[0] as peer:
+                    peer.setblocking(False)
+                    arrived.append(peer.recv(65536))
+
+        runtime = system_runtime(reactor)
+        client = Watched(runtime, Recorder(), bare_settings(), Silence(), lambda failure: None)
+        endpoint = tcp_endpoint(runtime, *listener.getsockname())
+        await endpoint.connect(Factory.forProtocol(lambda: client))
+        client.transport.abortConnection()
+    assert FIRST_PACKET[0] <= len(arrived[0]) <= FIRST_PACKET[1]
 
 
 KINDS = pytest.mark.parametrize("kind", ["exchange", "resumed"])
