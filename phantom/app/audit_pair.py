@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, fail, succeed
 
 from phantom.address import Destination
 from phantom.app.client import ClientService
 from phantom.app.connecting import connector
 from phantom.app.demo import NAME, key_text, make_certificate, write_private
 from phantom.app.server import ServerService
+from phantom.audit.site import NAMES
 from phantom.config.keys import PrivateKey
 from phantom.config.load import load_client, load_server
 from phantom.config.schema import ClientConfig, ServerConfig
@@ -20,7 +22,7 @@ from phantom.config.values import ListenAddress
 from phantom.core.egress import EgressRule
 from phantom.core.endpoint_list import Carrier, ServerEndpoint
 from phantom.errors import HandshakeError
-from phantom.runtime import Runtime
+from phantom.runtime import IPAddress, Runtime
 from phantom.tunnel.attempt import Attempt
 from phantom.tunnel.frame import FrameProtocol
 
@@ -74,7 +76,8 @@ class Pair:
     """A server of its own, and clients for it.
 
     Everything is as the settings have it, except where things are: all on loopback, state in
-    a folder of the audit's, and nothing announced that would lead elsewhere.
+    a folder of the audit's, nothing announced that would lead elsewhere, and no names but the
+    site's.
 
     Args:
         runtime: The outside world.
@@ -100,7 +103,7 @@ class Pair:
         decoy: tuple[Destination, Destination] | None = None,
         keepalive: float | None = None,
     ) -> None:
-        self._runtime = runtime
+        self._runtime = attrs.evolve(runtime, resolve=_resolve)
         egress = server.egress
         allowed = (*egress.allow, EgressRule.parse(f"127.0.0.1:{site_port}"))
         self._server_config = attrs.evolve(
@@ -124,7 +127,7 @@ class Pair:
             proxy_users={},
             keepalive=client.keepalive if keepalive is None else keepalive,
         )
-        self._server = ServerService(runtime, self._server_config)
+        self._server = ServerService(self._runtime, self._server_config)
 
     @property
     def port(self) -> int:
@@ -202,6 +205,13 @@ class Pair:
         except Exception as error:
             raise _unreachable(error) from None
         link.abort()
+
+
+def _resolve(name: str) -> Deferred[list[IPAddress]]:
+    """Know the site's names and no others: what a browser asks for besides stays here."""
+    if name in NAMES:
+        return succeed([_LOOPBACK])
+    return fail(socket.gaierror(socket.EAI_NONAME, "not a name of the audit's site"))
 
 
 def _unreachable(error: BaseException | None) -> HandshakeError:

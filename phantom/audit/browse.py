@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from phantom.audit.prober import client_context
-from phantom.audit.site import NAMES
+from phantom.audit.site import NAMES, TITLE
 
 #: Connections to one name, as browsers limit them over HTTP/1.1.
 _PER_NAME = 3
@@ -133,13 +133,19 @@ def _size(chance: random.Random, distribution: tuple[float, float]) -> int:
 
 
 def browser_page(port: int, chance: random.Random) -> str:
-    """Return the address of a page for a real browser; its images make it as large as others."""
-    sizes = [_size(chance, _RESOURCE) for _ in range(chance.randint(10, 40))]
-    return f"https://localhost:{port}/page?{','.join(map(str, sizes))}"
+    """Return the address of a page for a real browser: images from some of the site's names."""
+    first, *others = NAMES
+    names = [first, *chance.sample(others, chance.randint(0, len(others)))]
+    images = [
+        f"{chance.choice(names)}/{_size(chance, _RESOURCE)}" for _ in range(chance.randint(10, 50))
+    ]
+    return f"https://{first}:{port}/page?{','.join(images)}"
 
 
 def load_in_browser(browser: str, folder: str, proxy: int, address: str) -> None:
-    """Let a Chromium without a window load a page through the proxy.
+    """Let a Chromium without a window load a page, and all it refers to, through the proxy.
+
+    What the browser asks its maker's servers for goes by the proxy too, as everything does.
 
     Args:
         browser: The program.
@@ -167,13 +173,16 @@ def load_in_browser(browser: str, folder: str, proxy: int, address: str) -> None
     ]
     try:
         # The program is what the user chose, and the address ours.
-        subprocess.run(  # noqa: S603
+        done = subprocess.run(  # noqa: S603
             command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=2 * _PATIENCE,
             check=True,
         )
     except subprocess.SubprocessError as error:
         raise OSError(f"the browser did not load the page ({type(error).__name__})") from None
+    # It prints what the page has become once everything is loaded, or its own error page.
+    if TITLE.encode() not in done.stdout:
+        raise OSError("the browser shows another page than the site's")

@@ -11,8 +11,10 @@ import os
 import random
 import socket
 import ssl
+import struct
 import threading
 import time
+import zlib
 from pathlib import Path
 
 from cryptography import x509
@@ -24,8 +26,21 @@ from cryptography.x509.oid import NameOID, ObjectIdentifier
 #: certificate; with two intermediates, flights of some 3 to 5.5 KB result.
 NAMES = {"www.site.test": 250, "cdn.site.test": 600, "img.site.test": 1200, "api.site.test": 1700}
 
+#: What a page of the site has in its head.
+TITLE = "<title>page</title>"
 #: RFC 6962's list of timestamps.
 _TIMESTAMPS = ObjectIdentifier("1.3.6.1.4.1.11129.2.4.2")
+
+#: What a PNG of 64 by 64 pixels begins with (ISO/IEC 15948, sections 5.2 and 11.2): a browser gives
+#: an image up as soon as it sees that it is none, and then does not load the rest.
+_HEADER = b"IHDR" + struct.pack(">IIBBBBB", 64, 64, 8, 2, 0, 0, 0)
+_PNG = (
+    b"\x89PNG\r\n\x1a\n"
+    + struct.pack(">I", len(_HEADER) - 4)
+    + _HEADER
+    + struct.pack(">I", zlib.crc32(_HEADER))
+    + b"\x7f\xff\xff\xffIDAT"
+)
 
 #: Bytes of one write of a resource.
 _CHUNK = 16384
@@ -93,11 +108,14 @@ def _context(
     return context
 
 
-def _page(sizes: list[int]) -> bytes:
-    """Return an answer: a page of so many images, of which some are as large as it asks."""
-    images = "".join(f'<img src="/{size}?{place}">' for place, size in enumerate(sizes))
+def _page(port: int, images: list[str]) -> bytes:
+    """Return an answer: a page of images, each given as a name of the site and its bytes."""
+    tags = []
+    for place, image in enumerate(images):
+        name, _, size = image.partition("/")
+        tags.append(f'<img src="https://{name}:{port}/{size}?{place}">')
     # The text of a page, which no one reads.
-    body = f"<!doctype html><title>page</title>{images}<!--{os.urandom(12000).hex()}-->".encode()
+    body = f"<!doctype html>{TITLE}{''.join(tags)}<!--{os.urandom(12000).hex()}-->".encode()
     return (
         b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Type: text/html; charset=utf-8\r\n"
         b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
@@ -105,7 +123,9 @@ def _page(sizes: list[int]) -> bytes:
 
 
 class Site:
-    """Serves ``/N``: N random bytes, and ``/page?N,N``: a page of them; HTTP/1.1, keepalive.
+    """Serves ``/N``: an image of N bytes, and ``/page?NAME/N,NAME/N``: a page of them.
+
+    HTTP/1.1, keepalive.
 
     Args:
         folder: Where certificates and keys go.
@@ -126,7 +146,7 @@ class Site:
                 tls.context = contexts[name]
 
         self._context.sni_callback = choose
-        self._content = os.urandom(_CHUNK)
+        self._content = _PNG + os.urandom(_CHUNK - len(_PNG))
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -168,11 +188,11 @@ class Site:
         path, _, query = head.split(b" ", 2)[1].strip(b"/").partition(b"?")
         time.sleep(self._delay * random.uniform(0.8, 1.2))
         if path == b"page":
-            connection.sendall(_page([int(size) for size in query.split(b",")]))
+            connection.sendall(_page(self.port, query.decode("ascii").split(",")))
             return True
         size = min(_MOST, int(path) if path.isdigit() else 0)
         connection.sendall(
-            b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Type: text/html; charset=utf-8\r\n"
+            b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Type: image/png\r\n"
             b"Cache-Control: public, max-age=600\r\nContent-Length: %d\r\n\r\n" % size
         )
         for offset in range(0, size, _CHUNK):
