@@ -56,7 +56,7 @@ def scheme_text(scheme: Scheme) -> str:
 
 
 SCHEME: Kind[Scheme] = from_text(
-    'a text such as "1 tiny=236-290 least=300 fill=3420-3880 share=18 allowance=20480"',
+    'a text such as "1 tiny=236-290 least=300 fill=3420-3880 share=12 allowance=14336"',
     parse_scheme,
     lambda scheme: quote(scheme_text(scheme)),
 )

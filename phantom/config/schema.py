@@ -373,13 +373,13 @@ class ServerConfig:
             padding_kinds.SCHEME,
             "Other figures for the default padding of all clients, pushed to them with a "
             "version: what padding hides from one censor may catch another's eye. "
-            '`"3 tiny=236-290 least=300 fill=3420-3880 share=18 allowance=20480"` is version 3: '
+            '`"3 tiny=236-290 least=300 fill=3420-3880 share=12 allowance=14336"` is version 3: '
             "a client fills what it says before it is answered up to 236 to 290 bytes if it "
-            "has at most 300, up to 3420 to 3880 if it has more, and spends 18 thousandths of "
-            "the traffic on it beyond 20,480 bytes a link. What is left out is as in this "
+            "has at most 300, up to 3420 to 3880 if it has more, and spends 12 thousandths of "
+            "the traffic on it beyond 14,336 bytes a link. What is left out is as in this "
             "example. Clients use it from their next link on, and never go back to a lower "
             "version.",
-            example='"1 fill=3420-3880 share=18"',
+            example='"1 fill=3420-3880 share=12"',
         ),
     )
     timing: str = attrs.field(

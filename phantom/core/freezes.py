@@ -1,8 +1,9 @@
-"""What was learned about a path on which links fall silent after a few kilobytes.
+"""What was learned about a path on which links die after a few kilobytes.
 
 Some censors let 16 to 20 KB of a connection through, or about 25 packets, and then nothing,
-without a reset (reported from Russia, 2025).  When links die so, again and again, the next
-ones are replaced before they reach that point, and the stall does not happen.
+without a reset (reported from Russia, 2025); others send a reset.  When links die so, again and
+again, the next ones add nothing to what they carry, and are replaced before they reach that
+point: the stall does not happen.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ SUSPECT = 128 * 1024
 #: How many links in a row must fall silent before the next ones are replaced in time: one
 #: alone may be a network that went away.
 ENOUGH = 2
+#: A link that is reset at this age, in seconds, or later has not been reset for what it carried:
+#: 20 KB take a second on the slowest path that anything can be done on.
+YOUNG = 20.0
 #: Part of what came through last time after which a link is replaced: the new one's
 #: handshake has to fit what is left.
 SHARE = 0.6
@@ -25,15 +29,18 @@ TRIAL = (16, 4096)
 
 
 class Freezes:
-    """Counts links that fell silent early, on one network."""
+    """Counts links that died early, on one network."""
 
-    __slots__ = ("_bytes", "_count", "_records", "_replaced", "_until_trial")
+    __slots__ = ("_bytes", "_count", "_records", "_replaced", "_silent", "_trying",
+                 "_until_trial")  # fmt: skip
 
     def __init__(self) -> None:
         self._count = 0
         self._bytes = 0
         self._records = 0
         self._replaced = 0
+        self._silent = False
+        self._trying = False
         self._until_trial = TRIAL[0]
 
     def link_replaced(self) -> None:
@@ -45,26 +52,37 @@ class Freezes:
             self._replaced = 0
             self._until_trial = min(2 * self._until_trial, TRIAL[1])
             self._count = ENOUGH - 1
+            self._trying = True
 
-    def link_lost(self, received: int, records: int, *, fell_silent: bool) -> None:
+    def link_lost(
+        self, received: int, records: int, *, fell_silent: bool, reset: bool = False
+    ) -> None:
         """Learn from a link's end.
 
         Args:
             received: Bytes it had brought.
             records: Records it had carried, either way.
             fell_silent: Whether it was given up because nothing came any more.
+            reset: Whether it was reset when it was `YOUNG` and at work.
         """
+        self._trying = False
         if received >= SUSPECT:
             self._count = 0
             self._until_trial = TRIAL[0]
-        elif fell_silent:
+        elif fell_silent or reset:
+            self._silent = fell_silent
             self._count += 1
             self._bytes, self._records = received, records
 
     @property
     def suspected(self) -> bool:
         """Whether silence should be judged sooner than elsewhere."""
-        return self._count > 0
+        return self._count > 0 and self._silent
+
+    @property
+    def lean(self) -> bool:
+        """Whether links should add nothing to what they carry."""
+        return self._trying or self._count >= ENOUGH
 
     @property
     def allowance(self) -> tuple[int, int] | None:

@@ -75,6 +75,13 @@ class Mode(enum.IntEnum):
     TLS_H2 = 2
 
 
+class Feature(enum.IntFlag):
+    """Bits of `HandshakePayload.features`; a receiver ignores those it does not know."""
+
+    #: In message 1: links die young here, so nothing should be added to this one's bytes.
+    LEAN = 1
+
+
 class Field(enum.IntEnum):
     """Types of a payload's fields.
 
@@ -123,7 +130,7 @@ class HandshakePayload:
 
     Attributes:
         timestamp: The sender's clock, in milliseconds since the Unix epoch.
-        features: A set of bits, 32 of them; an absent field is 0.
+        features: A set of `Feature`, 32 bits; an absent field is 0.
         token: A one-time enrolment token.
         encapsulation_key: An ML-KEM-768 encapsulation key (message 1).
         kem_ciphertext: An ML-KEM-768 ciphertext (message 2).

@@ -202,6 +202,11 @@ class SendLog:
         return self.sent - self.acknowledged
 
     @property
+    def in_flight(self) -> int:
+        """Bytes that were sent and are not acknowledged."""
+        return self.size - self.unsent
+
+    @property
     def memory(self) -> int:
         """Bytes of the blocks that what is held fills, about: a frame alone keeps a block."""
         return -(-self.size // BLOCK_SIZE) * BLOCK_SIZE

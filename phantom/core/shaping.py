@@ -11,9 +11,11 @@ predecessor's strategies round or blur each record by itself instead.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from enum import Enum
+from itertools import pairwise
 from typing import Protocol
 
 import attrs
@@ -42,13 +44,17 @@ FIRST_ANSWERS = 12
 MOST_BLUR = 300
 
 
-#: Bytes of plaintext of a client's records on bare TCP, at least and at most, while it says little:
-#: 34 more on the wire, and so below the 411 of a rule seen in Russia in 2024, which counts large
-#: packets of the client's.  There is no TLS there whose records any size would suit.
-PIECE = (230, 360)
-#: Bytes that are cut so at once, and a second; and the seconds for which nothing is once they are
-#: used up: a page takes some 80 KB.  An upload is thousands of large packets whatever is done, and
-#: must not be slow; and a peer takes 256 records a second that carry nothing.
+#: Packets that nDPI's rule lets the first of its four bursts have, and one more: what leaves in so
+#: many is passed over whatever its size, and whatever the path makes one burst of.
+LEAST_PACKETS = 4
+#: Bytes of a packet of the client's on bare TCP, at most: a rule seen in Russia in 2024 counts
+#: those of 411 and more, with answers between.  Inside TLS any size will do.
+PACKET = 400
+#: How much the sizes of the pieces vary to either side, as a part of their mean.
+UNEVEN = 0.3
+#: Bytes that leave in pieces at once, and a second; and the seconds for which nothing does once
+#: they are used up: a page takes some 80 KB.  An upload is thousands of large packets whatever is
+#: done, and must not be slow.
 CUT_BURST, CUT_RATE, CUT_PAUSE = 160 * 1024, 32 * 1024, 1.0
 
 
@@ -71,14 +77,12 @@ class Said:
         before: Bytes of the records that leave with it, in front of it.
         received: Bytes received on the link so far, parts of records included.
         now: Seconds on a clock that does not go back.
-        extra: Bytes of `size` that this side's shaping has cost already.
     """
 
     size: int
     before: int
     received: int
     now: float
-    extra: int = 0
 
 
 class PaddingPolicy(Protocol):
@@ -100,6 +104,23 @@ class PaddingPolicy(Protocol):
             0 for none, or at least a frame's header.
         """
         ...
+
+
+def pieces(size: int, packets: int, most: int | None, draw: Draw) -> list[int]:
+    """Return the sizes of all but the last of the pieces in which `size` bytes leave.
+
+    Args:
+        size: Bytes.
+        packets: The least number of pieces.
+        most: The most bytes of a piece, None for any.
+        draw: Randomness.
+    """
+    if most is not None:
+        packets = max(packets, math.ceil(size * (1 + UNEVEN) / most))
+    mean = size / packets
+    reach = int(mean * UNEVEN / 2)
+    ends = [round(mean * place) + draw(-reach, reach) for place in range(1, packets)]
+    return [end - start for start, end in pairwise([0, *ends])]
 
 
 def _at_least_header(wanted: int) -> int:
@@ -137,8 +158,8 @@ class Scheme:
     least: int = 300
     low: int = 3420
     high: int = 3880
-    share: int = 18
-    allowance: int = 20 * 1024
+    share: int = 12
+    allowance: int = 14 * 1024
 
     def problem(self) -> str | None:
         """Say what makes these figures unusable; None when nothing does."""
@@ -213,7 +234,6 @@ class BurstPadding:
         size = said.before + said.size
         self._burst += size
         self._sent += size
-        self.spent += said.extra
         if self._burst <= scheme.least:
             wanted = draw(scheme.tiny_low, scheme.tiny_high) - self._burst
         elif self._burst < scheme.low:

@@ -13,6 +13,8 @@ from phantom.tunnel.frame import FrameProtocol
 #: Acknowledge after this many received bytes, just below 256 KiB: measured at no cost beside
 #: less frequent ones, and it keeps the peer's log within a few blocks (doc/adr/0003).
 ACK_BYTES = BATCH
+#: ... or after this many where links die young: what is not acknowledged by then goes again.
+LEAN_ACK_BYTES = 2048
 #: ... or after this many seconds: long enough that a ping-pong is not doubled in records,
 #: short enough that the peer's memory is not held for an idle stream.
 ACK_DELAY = 0.02
@@ -35,6 +37,7 @@ class Acknowledger:
 
     Attributes:
         bytes: Payload of new frames that the peer was not told of; the session adds to it.
+        every: Bytes after which an ACK is due at once.
     """
 
     def __init__(self, runtime: Runtime, received: ReceiveLog, send: Callable[[int], None]) -> None:
@@ -43,6 +46,7 @@ class Acknowledger:
         self._send = send
         self._told = 0
         self.bytes = 0
+        self.every = ACK_BYTES
         self._timer: IDelayedCall | None = None
 
     def announced(self, received: int) -> None:
@@ -55,7 +59,7 @@ class Acknowledger:
         due = self._received.received - self._told
         if not due:
             return
-        if self.bytes >= ACK_BYTES or due >= ACK_FRAMES:
+        if self.bytes >= self.every or due >= ACK_FRAMES:
             self.acknowledge()
         elif self._timer is None:
             self._timer = self._runtime.call_later(ACK_DELAY, self._due)

@@ -11,14 +11,14 @@ from functools import partial
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionClosed
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.error import ConnectionClosed, ConnectionLost
+from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from phantom.core.backoff import backoff
 from phantom.core.budget import TokenBucket
 from phantom.core.endpoint_list import ServerEndpoint
-from phantom.core.freezes import Freezes
+from phantom.core.freezes import YOUNG, Freezes
 from phantom.core.session import BlockPool
 from phantom.core.wire import SESSION_ID_SIZE, GoawayReason
 from phantom.errors import HandshakeError, PhantomError, SessionError
@@ -27,6 +27,7 @@ from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.attempt import Connect, Race
 from phantom.tunnel.endpoints import KnownEndpoints
 from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.initiator import InitiatorSettings
 from phantom.tunnel.mux import MultiplexerProtocol, MuxLimits
 from phantom.tunnel.registry import Drain
 from phantom.tunnel.session import Session
@@ -40,6 +41,8 @@ IMPATIENCE = 1.0
 WAKING = 30.0
 #: Seconds before a lost link is dialled anew, at least and at most.
 REDIAL = (0.02, 0.2)
+#: Networks of which it is remembered, until the process ends, how links die there.
+NETWORKS = 8
 #: Such quick redials in a row, and a second in the long run; beyond, back-off applies.  A
 #: path that cuts every second is borne, a server that cuts at once is not stormed.
 QUICK_REDIALS = 20
@@ -147,6 +150,8 @@ class Dialer:
         self._dialled: Dialled | None = None
         self._progress = 0
         self._freezes = Freezes()
+        self._elsewhere: dict[str, Freezes] = {}
+        self._network = ""
         self._quick = TokenBucket(QUICK_REDIAL_RATE, QUICK_REDIALS)
         self._last_attempt = float("-inf")
         self._woken = float("-inf")
@@ -168,6 +173,7 @@ class Dialer:
         """Dial, and keep the link from now on."""
         self._running, self._stopping = True, False
         self._surroundings.start()
+        self._network = self._known.network
         self._dial()
 
     def stop(self) -> Deferred[None]:
@@ -266,7 +272,7 @@ class Dialer:
             self._runtime,
             first,
             course.stagger,
-            self._connect,
+            self._prepare,
             self._settings.keepalive,
             on_link=lambda link, endpoint: self._link_up(link, endpoint, network),
             on_failure=self._link_failed,
@@ -275,6 +281,10 @@ class Dialer:
         if waits and later:
             self._attempt.add_later(later, patience)
         self._attempt.begin()
+
+    def _prepare(self, endpoint: ServerEndpoint) -> tuple[IStreamClientEndpoint, InitiatorSettings]:
+        carrier, settings = self._connect(endpoint)
+        return carrier, attrs.evolve(settings, lean=self._freezes.lean)
 
     def _link_up(self, link: FrameProtocol, endpoint: ServerEndpoint, network: str) -> None:
         self._attempt = None
@@ -459,9 +469,13 @@ class Dialer:
         if link is not None:
             self._doubt_attempt(link.round_trip or 0.0)
             # After sleep or a move links are silent for a reason that says nothing of the path.
-            woken = self._runtime.clock.seconds() - self._woken < WAKING
-            silent = link.fell_silent and not woken
-            self._freezes.link_lost(link.received, link.records, fell_silent=silent)
+            telling = self._runtime.clock.seconds() - self._woken >= WAKING
+            self._freezes.link_lost(
+                link.received,
+                link.records,
+                fell_silent=telling and link.fell_silent,
+                reset=telling and self._was_reset_young(session, link, reason),
+            )
         dialled = self._dialled
         if dialled is not None and (link is None or link is dialled.link):
             # Without a link before, it is the new one that died before it could take over.
@@ -470,6 +484,17 @@ class Dialer:
             self._known.lost(dialled.endpoint, dialled.network, lived)
         progress, self._progress = session.progress > self._progress, session.progress
         self._redial(progress)
+
+    def _was_reset_young(self, session: Session, link: FrameProtocol, reason: Failure) -> bool:
+        """Whether a reset came to a link at work that was new: perhaps for what it carried."""
+        dialled = self._dialled
+        return (
+            reason.check(ConnectionLost) is not None
+            and session.expects
+            and dialled is not None
+            and dialled.link is link
+            and self._runtime.clock.seconds() - dialled.since < YOUNG
+        )
 
     def _doubt_attempt(self, round_trip: float) -> None:
         """Give the attempt that is under way, if any, only a moment more."""
@@ -568,7 +593,7 @@ class Dialer:
     def _surroundings_changed(self, moved: bool) -> None:
         """Look after the link now: it may be dead without anybody having said so."""
         if moved:
-            self._freezes = Freezes()
+            self._remember_network()
         self._meters.count("wake")
         self._woken = self._runtime.clock.seconds()
         session = self._session
@@ -577,3 +602,14 @@ class Dialer:
         else:
             self._failures = 0
             self._dial_instead_of_waiting()
+
+    def _remember_network(self) -> None:
+        """Put away what was learned about the network before, take out what is known of this."""
+        elsewhere = self._elsewhere
+        if self._network:
+            elsewhere.pop(self._network, None)
+            elsewhere[self._network] = self._freezes
+            if len(elsewhere) > NETWORKS:
+                del elsewhere[next(iter(elsewhere))]
+        self._network = self._known.network
+        self._freezes = elsewhere.get(self._network) or Freezes()

@@ -183,6 +183,12 @@ class FrameProtocol:
         value: bool = self.transport.post_quantum
         return value
 
+    @property
+    def lean(self) -> bool:
+        """Whether the client has found that links die young on its path."""
+        value: bool = self.transport.lean
+        return value
+
     def confirmed(self) -> None:
         """Tell the layers below that the peer has proven itself live."""
         self.transport.confirmed()
@@ -196,8 +202,7 @@ class FrameProtocol:
     @property
     def record_limit(self) -> int:
         """Most bytes of plaintext that a record should have now: less on a slow link."""
-        limit = self._gauge.record_limit if self._gauge is not None else MAX_RECORD_PLAINTEXT
-        return self._shaper.limit(limit) if self._shaper.cuts else limit
+        return self._gauge.record_limit if self._gauge is not None else MAX_RECORD_PLAINTEXT
 
     @property
     def least_round_trip(self) -> float | None:
@@ -216,6 +221,8 @@ class FrameProtocol:
         """Announce the link upwards."""
         self.connected = True
         self.round_trip = self.transport.handshake_time
+        if self.lean:
+            self._shaper.add_nothing()
         self._gauge = getattr(bottom(self.transport), "link_gauge", None)
         self.transport.registerProducer(self, True)
         self._arm_keepalive()

@@ -325,6 +325,7 @@ class BorneLink:
     handshake_time: float | None = None
     peer_instance = b""
     post_quantum = False
+    lean = False
 
     def __init__(
         self,

@@ -9,8 +9,9 @@ import attrs
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from phantom.core.handshake import Cipher, HandshakePayload, Mode, PostQuantum
+from phantom.core.handshake import Cipher, Feature, HandshakePayload, Mode, PostQuantum
 from phantom.core.opening import MessageTwo, NeedMore
+from phantom.core.shaping import LEAST_PACKETS, PACKET
 from phantom.crypto.header import prologue, seal_header
 from phantom.crypto.noise_ik import Ephemeral, Initiator
 from phantom.errors import HandshakeError, PhantomError, RemoteProtocolError, TimeoutExpired
@@ -28,21 +29,18 @@ from phantom.tunnel.shaper import Shaping
 BARE_PADDING = (24, 700)
 #: The same with an ML-KEM key in the message, which makes it 1.3 to 1.8 KB.
 BARE_KEY_PADDING = (24, 420)
-#: A first message on bare TCP leaves in packets of at most so many bytes, and of a quarter of
-#: that at least: below the 411 that a rule seen in Russia in 2024 counts as a large one, of
-#: which it wants three.
-PACKET = 400
-#: Bytes of the first of them, at least and at most: too few to tell whether they are random (Wang
-#: and others, CCS 2015, look at 149 and more).
+#: Bytes of the first packet on bare TCP, at least and at most: too few to tell whether they are
+#: random (Wang and others, CCS 2015, look at 149 and more).
 FIRST_PACKET = (40, 148)
-#: ... and in at least so many: nDPI looks for inner handshakes in what begins with at most three.
-LEAST_PACKETS = 4
-#: Seconds between two of them, so that the kernel does not join them.
+#: Seconds between two packets of the first message, so that the kernel does not join them.
 BETWEEN_PACKETS = (0.001, 0.003)
 #: Bytes of the first message's payload inside TLS, padding included.  The first burst is at
 #: least 3.4 KB, so that it does not look like a small encapsulated ClientHello (detector: the
 #: nDPI TLS-in-TLS rule; margin measured in design), whether an ML-KEM key is in it or not.
 TLS_PAYLOAD = (3400, 4600)
+#: Bytes of padding in the first message where links die young, on either carrier: lengths still
+#: vary.
+LEAN_PADDING = (24, 120)
 #: What a TLS server says to a bare link: an alert (RFC 8446, section 6), or a web server's
 #: complaint about plain HTTP.
 _TLS_ANSWERS = (b"\x15\x03", b"HTTP/1.")
@@ -64,6 +62,7 @@ class InitiatorSettings:
         secrets: What earlier links left of one; None to do it for every link.
         clock: The server's time; its web site sets it right.
         shaping: How the link's records are shaped; None leaves them as they are.
+        lean: Whether links die young on this path, so that every byte should be content.
     """
 
     private_key: bytes = attrs.field(repr=False)
@@ -77,6 +76,7 @@ class InitiatorSettings:
     secrets: ClientSecrets | None = None
     clock: ServerClock = attrs.field(factory=ServerClock)
     shaping: Shaping | None = None
+    lean: bool = False
 
 
 class NoiseInitiator(NoiseProtocol):
@@ -131,10 +131,13 @@ class NoiseInitiator(NoiseProtocol):
         )
         content = HandshakePayload(
             timestamp=int(settings.clock.time(self._runtime.wall_time()) * 1000),
+            features=Feature.LEAN if settings.lean else 0,
             **self._exchange.fields,
         )
         large = content.encapsulation_key is not None
-        if bare:
+        if settings.lean:
+            padding = self._runtime.randint(*LEAN_PADDING)
+        elif bare:
             padding = self._runtime.randint(*(BARE_KEY_PADDING if large else BARE_PADDING))
         else:
             padding = max(0, self._runtime.randint(*TLS_PAYLOAD) - len(content.encode()))
@@ -163,6 +166,9 @@ class NoiseInitiator(NoiseProtocol):
         self._opening.send(message[:32], header, message[32:], self._write_flight)
 
     def _write_flight(self, flight: bytes) -> None:
+        if self._settings.lean:  # a path may count packets
+            self._write_packets(flight, len(flight), 0)
+            return
         first = self._runtime.randint(*FIRST_PACKET)
         most = min(PACKET, (len(flight) - first) // (LEAST_PACKETS - 1))
         self._write_packets(flight, first, most)
@@ -231,6 +237,7 @@ class NoiseInitiator(NoiseProtocol):
         agreed = self._exchange.finish(payload, self._handshake.keys)
         self.handshake_time = self._runtime.clock.seconds() - self._began
         self.peer_instance = payload.instance or b""
+        self.lean = self._settings.lean
         self._establish(agreed, reply.leftover)
 
     def _timed_out(self) -> None:

@@ -8,7 +8,7 @@ read.  The layer above is started only then, so nothing unauthenticated ever rea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.error import ConnectionDone
@@ -52,6 +52,7 @@ class NoiseProtocol(Layer):
         established: Whether the handshake is done.
         received: Bytes of records received, those of incomplete ones included.
         post_quantum: Whether the keys rest on more than X25519; set when established.
+        lean: Whether nothing should be added to what is said; set when established.
     """
 
     def __init__(self, runtime: Runtime, upper: Any, abandon: StrangerPolicy) -> None:
@@ -64,6 +65,7 @@ class NoiseProtocol(Layer):
         self.established = False
         self.received = 0
         self.post_quantum = False
+        self.lean = False
         self._on_confirmed: Callable[[], None] | None = None
         self._ended = False
         self.read_size = READ_SIZE
@@ -143,6 +145,23 @@ class NoiseProtocol(Layer):
         """Send whole frames as one record."""
         if not self._ended:
             (self._send_buffer or self.transport.write)(self._seal(data))
+
+    def write_apart(self, data: bytes | memoryview, sizes: Sequence[int]) -> None:
+        """Send whole frames as one record, in packets of its own where the transport can.
+
+        Args:
+            data: The frames.
+            sizes: Bytes of each packet but the last, which has the rest.
+        """
+        if self._ended:
+            return
+        sealed = memoryview(self._seal(data))
+        write = self._send_buffer or self.transport.write
+        start = 0
+        for size in sizes:
+            write(bytes(sealed[start : start + size]))
+            start += size
+        write(bytes(sealed[start:]))
 
     def write_records(self, plaintexts: list[memoryview]) -> None:
         """Send several records in one go, at once where the transport can."""

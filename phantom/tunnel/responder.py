@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from twisted.python.failure import Failure
 
-from phantom.core.handshake import HandshakePayload, Mode, PostQuantum
+from phantom.core.handshake import Feature, HandshakePayload, Mode, PostQuantum
 from phantom.core.opening import MessageOne, NeedMore
 from phantom.crypto.header import prologue, seal_header
 from phantom.crypto.noise_ik import Ephemeral, Responder
@@ -33,6 +33,8 @@ from phantom.tunnel.post_quantum import (
 #: Bytes of padding in the second message, at least and at most: it varies like the first, and
 #: needs no least size anywhere.
 REPLY_PADDING = (16, 600)
+#: The same for a client on whose path links die young.
+LEAN_REPLY_PADDING = (16, 80)
 
 
 class Gatekeeper(Protocol):
@@ -163,6 +165,7 @@ class NoiseResponder(NoiseProtocol):
         if not self._gatekeeper.authorise(client_key, payload, message.e):
             self._turn_away()
             return
+        self.lean = bool(payload.features & Feature.LEAN)
         self._answer(handshake, message, client_key, exchange)
 
     def _begin_exchange(self, client_key: bytes, payload: HandshakePayload) -> ServerExchange:
@@ -184,11 +187,12 @@ class NoiseResponder(NoiseProtocol):
         bare = self._opening.mode is Mode.BARE
         make = Ephemeral.elligator if bare else Ephemeral.plain
         ephemeral = make(self._runtime.entropy)
+        padding = LEAN_REPLY_PADDING if self.lean else REPLY_PADDING
         payload = HandshakePayload(
             timestamp=int(self._runtime.wall_time() * 1000),
             instance=self._instance,
             **exchange.answer(),
-        ).encode(padding=self._runtime.randint(*REPLY_PADDING))
+        ).encode(padding=self._runtime.randint(*padding))
         header = seal_header(
             self._public_key, ephemeral.wire, b"server", len(payload) + 16, message.cipher
         )

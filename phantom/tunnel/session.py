@@ -38,7 +38,7 @@ from phantom.core.wire import (
 from phantom.errors import RemoteProtocolError, SessionError
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
-from phantom.tunnel.acknowledge import Acknowledger, StallWatch
+from phantom.tunnel.acknowledge import ACK_BYTES, LEAN_ACK_BYTES, Acknowledger, StallWatch
 from phantom.tunnel.frame import DeadEnd, FrameProtocol
 
 log = make_logger()
@@ -52,6 +52,10 @@ SUPERSEDED_LINGER = 3.0
 #: Seconds that the server may take to answer an ATTACH.  What comes by the link before counts
 #: no more from then on, so a link that is up and carries nothing would be a stall.
 PROPOSAL_TIMEOUT = 10.0
+#: Bytes in flight on a link whose path lets a few kilobytes of each through, at most: a reset takes
+#: along what has arrived and was not read yet, and all of that has to go again.  Two records, so
+#: that one is on its way while the other is acknowledged.
+LEAN_FLIGHT = 2 * SMALL_RECORD
 #: Batches written in one go before the reactor gets its turn: an unbounded loop would never
 #: read the acknowledgements that free its memory.
 BATCHES_A_TURN = 8
@@ -164,6 +168,7 @@ class Session:
         self._acknowledger = Acknowledger(runtime, self._received, self._send_ack)
         self._stall = StallWatch(runtime, self._log, lambda: self.link)
         self._fresh = Freshness(runtime.clock.seconds())
+        self._lean = False
         source.session_made(self)
 
     # -- links ------------------------------------------------------------------------
@@ -281,6 +286,8 @@ class Session:
     def _trust_anew(self) -> None:
         """A new link has yet to show that more than a few kilobytes pass, and quickly."""
         self._fresh = Freshness(self._runtime.clock.seconds())
+        self._lean = self.link is not None and self.link.lean
+        self._acknowledger.every = LEAN_ACK_BYTES if self._lean else ACK_BYTES
         self._set_limits()
 
     def _set_limits(self) -> None:
@@ -489,6 +496,8 @@ class Session:
             if batches == BATCHES_A_TURN:
                 self.wake()
                 break
+            if self._lean and send_log.in_flight >= LEAN_FLIGHT:
+                break  # an acknowledgement wakes us
             if send_log.has_room:
                 self._source.produce(send_log)
                 link = self.link  # producing calls streams, and they may end anything

@@ -19,8 +19,9 @@ from phantom.core.shaping import (
     CUT_PAUSE,
     CUT_RATE,
     DELAYS,
+    LEAST_PACKETS,
     MOST_HELD,
-    PIECE,
+    PACKET,
     Delays,
     Padding,
     PaddingPolicy,
@@ -28,6 +29,7 @@ from phantom.core.shaping import (
     Scheme,
     Timing,
     padding_policy,
+    pieces,
 )
 from phantom.core.wire import HEADER_SIZE, MAX_RECORD_PLAINTEXT, FrameType, pack_frame
 from phantom.crypto.records import OVERHEAD
@@ -60,9 +62,25 @@ class Shaping:
 
     def shaper(self, runtime: Runtime) -> Shaper:
         """Return what shapes one new link."""
-        policy = padding_policy(self.padding, client=self.client, scheme=self.scheme())
-        cuts = self.client and self.bare and self.padding is Padding.DEFAULT
-        return Shaper(runtime, policy, DELAYS.get(self.timing), cuts=cuts)
+        scheme = self.scheme()
+        policy = padding_policy(self.padding, client=self.client, scheme=scheme)
+        cut = None
+        if self.client and self.padding is Padding.DEFAULT:
+            cut = Cut(PACKET, None) if self.bare else Cut(None, scheme.low)
+        return Shaper(runtime, policy, DELAYS.get(self.timing), cut)
+
+
+@attrs.frozen(slots=True)
+class Cut:
+    """What leaves in pieces, packets of their own.
+
+    Attributes:
+        most: The most bytes of a piece, None for any.
+        below: Bytes of plaintext from which on things leave whole, None for never.
+    """
+
+    most: int | None
+    below: int | None
 
 
 class ShapedLink(Protocol):
@@ -85,16 +103,14 @@ class Shaper:
         runtime: Clock and entropy.
         padding: How much is added; None for nothing.
         delays: What is held back and covered; None for nothing.
-        cuts: Whether small pieces are sent apart, padding too.
+        cut: What leaves in pieces; None for nothing.
 
     Attributes:
-        cuts: As given.
         below: Records of at least so many bytes of plaintext go past it, for now.
     """
 
-    __slots__ = ("_cover", "_cut", "_delays", "_held", "_held_size", "_padding", "_pieces",
-                 "_release", "_runtime", "_said", "_seen", "_stopped", "_whole", "_whole_until",
-                 "below", "cuts", "link")  # fmt: skip
+    __slots__ = ("_cover", "_cut", "_cut_budget", "_delays", "_held", "_held_size", "_padding",
+                 "_release", "_runtime", "_seen", "_whole_until", "below", "link")  # fmt: skip
 
     #: Set before anything is sent.
     link: ShapedLink
@@ -104,23 +120,19 @@ class Shaper:
         runtime: Runtime,
         padding: PaddingPolicy | None,
         delays: Delays | None = None,
-        *,
-        cuts: bool = False,
+        cut: Cut | None = None,
     ) -> None:
         self._runtime = runtime
         self._padding = padding
         self._delays = delays
+        self._cut = cut
+        self._cut_budget = TokenBucket(CUT_RATE, CUT_BURST)
+        self._whole_until = 0.0
         self._held: list[bytes] = []
         self._held_size = 0
         self._release: IDelayedCall | None = None
         self._cover: IDelayedCall | None = None
         self._seen = -1
-        self.cuts = cuts
-        self._cut = TokenBucket(CUT_RATE, CUT_BURST)
-        self._whole_until = 0.0
-        self._whole = MAX_RECORD_PLAINTEXT
-        self._said = self._pieces = 0
-        self._stopped = False
         self.below = 0
         self._set_below()
 
@@ -128,7 +140,14 @@ class Shaper:
         """While something is held back everything has to come by here, or it would overtake."""
         padded = 0 if self._padding is None else self._padding.below
         small = 0 if self._delays is None else self._delays.below
-        self.below = MAX_RECORD_PLAINTEXT + 1 if self._held else max(padded, small)
+        whole = self._cut is None or self._cut.below is not None or self._whole_until > 0
+        everything = self._held or not whole
+        self.below = MAX_RECORD_PLAINTEXT + 1 if everything else max(padded, small)
+
+    def add_nothing(self) -> None:
+        """Pad nothing and cut nothing on this link: it may not carry much."""
+        self._padding = self._cut = None
+        self._set_below()
 
     def send(self, records: Sequence[bytes | memoryview]) -> None:
         """Send records, padded, now or in a moment.
@@ -159,24 +178,22 @@ class Shaper:
             self._send(records)
 
     def _send(self, records: Sequence[bytes | memoryview]) -> None:
-        if self.cuts:
-            self._send_apart(records)
-            return
         last = records[-1]
-        if len(last) < self.below and self._padding is not None:
-            before = sum(map(len, records)) - len(last)
+        before = sum(map(len, records)) - len(last)
+        if self._padding is not None and len(last) < self._padding.below:
             padding = self._padding_for(len(last), before, self._padding)
             if padding:
-                records = [*records[:-1], b"".join((last, padding))]
-        if len(records) == 1:
-            self.link.transport.write(records[0])
+                last = b"".join((last, padding))
+                records = [*records[:-1], last]
+        if self._cut is not None and self._may_cut(before + len(last), self._cut):
+            self._send_apart(records, self._cut.most)
+        elif len(records) == 1:
+            self.link.transport.write(last)
         else:
             self.link.transport.write_records([memoryview(record) for record in records])
 
     def _padding_for(self, size: int, before: int, policy: PaddingPolicy) -> bytes:
         """Return the frame that goes with the last record of what leaves, if any."""
-        if size >= policy.below:
-            return b""
         link = self.link
         now = self._runtime.clock.seconds()
         said = Said(size, before, link.transport.received, now)
@@ -188,53 +205,23 @@ class Shaper:
 
     # -- in small pieces ------------------------------------------------------------------
 
-    def limit(self, whole: int) -> int:
-        """Return the most bytes of plaintext that a record should have now, cut small or not.
-
-        Args:
-            whole: What the link can do.
-        """
-        self._whole = whole
-        if self._runtime.clock.seconds() < self._whole_until:
-            return whole
-        return min(whole, self._runtime.randint(*PIECE))
-
-    def _send_apart(self, records: Sequence[bytes | memoryview]) -> None:
-        """Send each record by itself, and what it takes to fill them up after this turn."""
+    def _may_cut(self, size: int, cut: Cut) -> bool:
+        """Return whether so many bytes of plaintext should leave in pieces."""
+        if cut.below is not None and size >= cut.below:
+            return False
         now = self._runtime.clock.seconds()
-        if not self._said:
-            self._runtime.at_turn_end(self._fill)
+        if now < self._whole_until:
+            return False
+        may = self._cut_budget.spend(now, size + OVERHEAD)
+        self._whole_until = 0.0 if may else now + CUT_PAUSE
+        self._set_below()
+        return may
+
+    def _send_apart(self, records: Sequence[bytes | memoryview], most: int | None) -> None:
+        packets = max(1, LEAST_PACKETS + 1 - len(records))
         for record in records:
-            self.link.transport.write(record)
-            self._said += len(record)
-            self._pieces += 1
-            self._spend(now, len(record))
-
-    def _spend(self, now: float, size: int) -> bool:
-        """Count what is sent apart; return whether there may be more of it now."""
-        if not self._cut.spend(now, size):
-            self._whole_until = now + CUT_PAUSE
-        return now >= self._whole_until
-
-    def _fill(self) -> None:
-        extra = (self._pieces - 1) * OVERHEAD
-        said = self._said + extra
-        self._said = self._pieces = 0
-        now = self._runtime.clock.seconds()
-        # A peer counts records that carry nothing, and ends the session for too many.  In a large
-        # transfer there is an acknowledgement in every turn, so these are limited too.
-        if self._stopped or self._padding is None or now < self._whole_until:
-            return
-        link = self.link
-        wanted = self._padding.pad(
-            Said(said, 0, link.transport.received, now, extra), self._runtime.randint
-        )
-        if wanted > self._whole:
-            return  # a slow link
-        while wanted >= HEADER_SIZE and self._spend(now, OVERHEAD + min(wanted, PIECE[1])):
-            size = min(wanted, self._runtime.randint(*PIECE))
-            wanted -= size + OVERHEAD
-            link.transport.write(pack_frame(FrameType.PADDING, 0, bytes(size - HEADER_SIZE)))
+            sizes = pieces(len(record) + OVERHEAD, packets, most, self._runtime.randint)
+            self.link.transport.write_apart(record, sizes)
 
     # -- timing ---------------------------------------------------------------------------
 
@@ -289,6 +276,5 @@ class Shaper:
             if timer is not None and timer.active():
                 timer.cancel()
         self._release = self._cover = None
-        self._stopped = True
         self._held.clear()
         self._held_size = 0

@@ -22,7 +22,7 @@ def test_a_link_that_carried_much_clears_the_path() -> None:
     assert not freezes.suspected and freezes.allowance is None
 
 
-def test_a_reset_teaches_nothing() -> None:
+def test_an_end_of_another_kind_teaches_nothing() -> None:
     freezes = Freezes()
     for _ in range(3):
         freezes.link_lost(15_000, 20, fell_silent=False)
@@ -57,3 +57,21 @@ def test_suspicion_is_tried_now_and_then_and_ever_more_rarely() -> None:
     assert trial(freezes) == 8 * TRIAL[0]
     freezes.link_lost(SUSPECT, 500, fell_silent=False)
     assert not freezes.suspected
+
+
+def test_resets_count_and_make_nobody_hasty() -> None:
+    freezes = Freezes()
+    freezes.link_lost(5000, 9, fell_silent=False, reset=True)
+    assert not freezes.lean and not freezes.suspected
+    freezes.link_lost(5000, 9, fell_silent=False, reset=True)
+    assert freezes.lean and freezes.allowance is not None and not freezes.suspected
+
+
+def test_the_link_of_a_trial_is_lean_like_the_others() -> None:
+    freezes = Freezes()
+    for _ in range(2):
+        freezes.link_lost(15_000, 20, fell_silent=True)
+    trial(freezes)
+    assert freezes.lean
+    freezes.link_lost(SUSPECT, 500, fell_silent=False)
+    assert not freezes.lean

@@ -122,7 +122,7 @@ def test_blocks_are_whole(size: int) -> None:
     assert padding == 0 or HEADER_SIZE <= padding < BLOCK + HEADER_SIZE
 
 
-@given(st.integers(1, BULK - 1))
+@given(st.integers(HEADER_SIZE, BULK - 1))
 def test_powers_of_two_are_reached(size: int) -> None:
     policy = padding_policy(Padding.POWER_OF_TWO, client=False, scheme=Scheme())
     assert policy is not None

@@ -40,6 +40,7 @@ class LengthPrefixed(Layer):
         super().__init__(upper)
         self.peer_key = peer_key
         self.handshake_time = None
+        self.lean = False
         self.received = 0
         self._buffer = b""
 
@@ -48,6 +49,9 @@ class LengthPrefixed(Layer):
 
     def write(self, data: Any) -> None:
         self.transport.write(len(data).to_bytes(4, "big") + bytes(data))
+
+    def write_apart(self, data: Any, sizes: Any) -> None:
+        self.write(data)
 
     def write_records(self, plaintexts: list[memoryview]) -> None:
         for plaintext in plaintexts:

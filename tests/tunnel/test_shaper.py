@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,28 +10,47 @@ from support.pipes import join
 from support.tunnel import CLIENT_KEY, SERVER_KEY, Joined, LengthPrefixed, fake_runtime
 from twisted.internet.task import Clock
 
-from phantom.core.budget import TokenBucket
-from phantom.core.shaping import DELAYS, PIECE, Padding, Scheme, Timing
+from phantom.core.shaping import (
+    CUT_BURST,
+    DELAYS,
+    LEAST_PACKETS,
+    PACKET,
+    Padding,
+    Scheme,
+    Timing,
+)
 from phantom.core.wire import FrameType, pack_frame, parse_frames
 from phantom.crypto.records import OVERHEAD
 from phantom.errors import RemoteProtocolError
-from phantom.tunnel.frame import IDLE_BURST, IDLE_RATE, DeadEnd, FrameProtocol
+from phantom.tunnel.frame import DeadEnd, FrameProtocol
 from phantom.tunnel.scheme_memory import SchemeMemory
 from phantom.tunnel.shaper import Shaper, Shaping
 
 
 class Wire:
-    """A record transport that notes what it is given."""
+    """A record transport that notes what it is given.
+
+    Attributes:
+        records: Plaintexts.
+        packets: Bytes of what left by itself, of whole records and of their pieces.
+    """
 
     def __init__(self) -> None:
         self.records: list[bytes] = []
+        self.packets: list[int] = []
         self.received = 0
 
     def write(self, record: bytes | memoryview) -> None:
         self.records.append(bytes(record))
+        self.packets.append(len(record) + OVERHEAD)
+
+    def write_apart(self, record: bytes | memoryview, sizes: Sequence[int]) -> None:
+        self.records.append(bytes(record))
+        self.packets += [*sizes, len(record) + OVERHEAD - sum(sizes)]
 
     def write_records(self, records: list[memoryview]) -> None:
         self.records += map(bytes, records)
+        self.packets.append(sum(len(record) + OVERHEAD for record in records))
 
 
 class Link:
@@ -211,73 +231,87 @@ def test_what_is_held_leaves_before_the_link_does() -> None:
     assert heard == [FrameType.DATA]
 
 
-# -- on bare TCP -----------------------------------------------------------------------------
+# -- in pieces -------------------------------------------------------------------------------
 
 
-def bare() -> tuple[Clock, Link, Shaper]:
+def cut(*, bare: bool) -> tuple[Clock, Link, Shaper]:
     clock = Clock()
     link = Link()
-    shaping = Shaping(padding=Padding.DEFAULT, timing=Timing.OFF, client=True, bare=True)
+    shaping = Shaping(padding=Padding.DEFAULT, timing=Timing.OFF, client=True, bare=bare)
     shaper = shaping.shaper(fake_runtime(clock, seed=6))
     shaper.link = link
     return clock, link, shaper
 
 
-def test_on_bare_tcp_a_burst_is_filled_up_by_small_records_after_it() -> None:
-    clock, link, shaper = bare()
-    assert shaper.cuts
-    for _ in range(5):
-        assert PIECE[0] <= shaper.limit(65519) <= PIECE[1]
-        shaper.send([data(300)])
-    assert len(link.transport.records) == 5, "what is said does not wait for padding"
-    clock.advance(0)
-    records = link.transport.records
-    assert all(kinds(record) == [FrameType.PADDING] for record in records[5:])
-    assert max(map(len, records)) + OVERHEAD < 411
-    size = sum(len(record) + OVERHEAD for record in records)
-    assert Scheme().low <= size <= Scheme().high + 2 * OVERHEAD
-    clock.advance(1)
-    assert records == link.transport.records
+@pytest.mark.parametrize("bare", [True, False])
+@pytest.mark.parametrize("size", [1, 100, 600, 1800, 3300])
+@pytest.mark.parametrize("affordable", [True, False])
+def test_no_burst_of_a_client_is_one_that_begins_a_handshake(
+    bare: bool, size: int, affordable: bool
+) -> None:
+    """nDPI's rule: at most three packets, and fewer bytes than a filled one has."""
+    for seed in range(20):
+        clock = Clock()
+        link = Link()
+        scheme = Scheme() if affordable else Scheme(allowance=0, share=0)
+        shaping = Shaping(
+            padding=Padding.DEFAULT,
+            timing=Timing.OFF,
+            client=True,
+            bare=bare,
+            scheme=lambda scheme=scheme: scheme,
+        )
+        shaper = shaping.shaper(fake_runtime(clock, seed=seed))
+        shaper.link = link
+        for records in ([data(size)], [memoryview(data(50)), memoryview(data(size))]):
+            link.transport.packets.clear()
+            link.transport.received += 1
+            shaper.send(records)
+            packets = link.transport.packets
+            assert min(packets) > 0
+            assert len(packets) >= LEAST_PACKETS or sum(packets) >= scheme.low
+            assert not bare or max(packets) <= PACKET
+
+
+def test_the_pieces_of_a_record_differ() -> None:
+    _, link, shaper = cut(bare=False)
+    for _ in range(20):
+        link.transport.received += 1
+        shaper.send([data(700)])
+    assert len(set(link.transport.packets)) > 15
 
 
 def test_a_large_upload_is_soon_not_cut_and_what_is_said_later_is() -> None:
-    clock, _, shaper = bare()
-    pieces = 0
-    while (size := shaper.limit(4096)) < 4096:
-        shaper.send([data(size - 6)])
-        pieces += 1
-    assert 450 < pieces < 720
-    assert shaper.limit(65519) == 65519
+    clock, link, shaper = cut(bare=True)
+    while shaper.below > 4096:
+        shaper.send([data(4000)])
+    assert CUT_BURST - 4100 <= sum(link.transport.packets[:-1]) <= CUT_BURST
     clock.advance(5)
-    assert shaper.limit(65519) <= PIECE[1]
+    link.transport.packets.clear()
+    shaper.send([data(10)])
+    assert len(link.transport.packets) >= LEAST_PACKETS
+    shaper.send([data(4000)])
+    assert max(link.transport.packets) <= PACKET
+    assert shaper.below > 65519
 
 
-def test_no_transfer_has_so_much_padding_apart_that_the_peer_takes_it_for_a_flood() -> None:
-    clock, link, shaper = bare()
-    idle = TokenBucket(IDLE_RATE, IDLE_BURST)
-    acknowledgement = pack_frame(FrameType.ACK, 0, bytes(8))
-    for turn in range(20_000):
+def test_a_download_is_acknowledged_whole() -> None:
+    clock, link, shaper = cut(bare=False)
+    for _ in range(5000):
         link.transport.received += 256 * 1024
-        shaper.send([acknowledgement if turn % 3 else data(600)])
+        shaper.send([pack_frame(FrameType.ACK, 0, bytes(8))])
         clock.advance(0.0005)
-        for record in link.transport.records:
-            if kinds(record) == [FrameType.PADDING]:
-                assert idle.spend(clock.seconds())
-        link.transport.records.clear()
+    assert len(link.transport.packets) < 1.6 * 5000
+    assert sum(link.transport.packets) < 0.002 * link.transport.received
 
 
-def test_a_link_that_is_gone_is_not_filled_up() -> None:
-    clock, link, shaper = bare()
-    shaper.send([data(300)])
-    shaper.stop()
-    clock.advance(0)
-    assert link.transport.records == [data(300)]
-
-
-def test_only_clients_on_bare_tcp_cut() -> None:
-    for client, naked in ((True, False), (False, True), (False, False)):
-        shaping = Shaping(padding=Padding.DEFAULT, timing=Timing.OFF, client=client, bare=naked)
-        assert not shaping.shaper(fake_runtime(Clock())).cuts
+def test_only_clients_cut() -> None:
+    for bare in (True, False):
+        shaping = Shaping(padding=Padding.DEFAULT, timing=Timing.OFF, client=False, bare=bare)
+        shaper = shaping.shaper(fake_runtime(Clock()))
+        shaper.link = Link()
+        shaper.send([data(600)])
+        assert len(shaper.link.transport.packets) == 1
 
 
 # -- what a server pushes ---------------------------------------------------------------------
