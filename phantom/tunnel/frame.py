@@ -205,6 +205,11 @@ class FrameProtocol:
         return self._gauge.record_limit if self._gauge is not None else MAX_RECORD_PLAINTEXT
 
     @property
+    def paced(self) -> bool:
+        """Whether what is said leaves in small packets, so that one record is enough."""
+        return self._shaper.apart
+
+    @property
     def least_round_trip(self) -> float | None:
         """The least round trip known, in seconds; None before one is."""
         least = self._gauge.least_round_trip() if self._gauge is not None else None

@@ -25,6 +25,7 @@ from phantom.core.session import (
     ReceiveLog,
     SendLog,
 )
+from phantom.core.shaping import PACED
 from phantom.core.wire import (
     HEADER_SIZE,
     Attach,
@@ -56,6 +57,9 @@ PROPOSAL_TIMEOUT = 10.0
 #: along what has arrived and was not read yet, and all of that has to go again.  Two records, so
 #: that one is on its way while the other is acknowledged.
 LEAN_FLIGHT = 2 * SMALL_RECORD
+#: Seconds between two records that leave in small packets: the acknowledgement of a peer that is
+#: near is back by then, and makes room in the congestion window.
+PACE = 0.001
 #: Batches written in one go before the reactor gets its turn: an unbounded loop would never
 #: read the acknowledgements that free its memory.
 BATCHES_A_TURN = 8
@@ -164,6 +168,8 @@ class Session:
         self._superseded: FrameProtocol | None = None
         self._flush_due = False
         self._flushing = False
+        self._pace: IDelayedCall | None = None
+        self._finishing = False
         self._acks = TokenBucket(ACK_RATE, ACK_BURST)
         self._acknowledger = Acknowledger(runtime, self._received, self._send_ack)
         self._stall = StallWatch(runtime, self._log, lambda: self.link)
@@ -285,6 +291,7 @@ class Session:
 
     def _trust_anew(self) -> None:
         """A new link has yet to show that more than a few kilobytes pass, and quickly."""
+        self._stop_pace()
         self._fresh = Freshness(self._runtime.clock.seconds())
         self._lean = self.link is not None and self.link.lean
         self._acknowledger.every = LEAN_ACK_BYTES if self._lean else ACK_BYTES
@@ -405,6 +412,7 @@ class Session:
         """Hold still until a new link comes; whoever made the session bounds how long."""
         self._acknowledger.stop()
         self._stall.stop()
+        self._stop_pace()
         if self.ended:
             return
         if self._source.finished:
@@ -490,6 +498,8 @@ class Session:
         send_log = self._log
         batches = 0
         limit = SMALL_RECORD
+        if self._pace is not None:
+            return 0
         if link is not None:
             limit = self._limit_records(link)
         while link is not None and not link.congested and not self.ended:
@@ -511,12 +521,26 @@ class Session:
                 self._fresh.sent(size, send_log.sent, self._runtime.clock.seconds())
             link.send_records(records)
             batches += 1
+            if link.paced and not self._finishing:
+                self._pace = self._runtime.call_later(PACE, self._pace_due)
+                break
         return batches
+
+    def _pace_due(self) -> None:
+        self._pace = None
+        self._flush()
+
+    def _stop_pace(self) -> None:
+        pace, self._pace = self._pace, None
+        if pace is not None:
+            pace.cancel()
 
     def _limit_records(self, link: FrameProtocol) -> int:
         """Cut frames and records to what the link can do now; return the records' size."""
         send_log = self._log
         limit = min(self._fresh.record_limit, link.record_limit, FULL_RECORD)
+        if link.paced:
+            limit = min(limit, PACED)
         send_log.frame_limit = limit - HEADER_SIZE
         send_log.batch = BATCH if limit == FULL_RECORD else limit
         return limit
@@ -532,6 +556,8 @@ class Session:
         if self._flushing:
             self._runtime.at_turn_end(lambda: self.finish(reason))
             return
+        self._finishing = True
+        self._stop_pace()
         self._flush()
         self.end(reason)
 
@@ -540,6 +566,7 @@ class Session:
         if self.ended:
             return
         self.ended = True
+        self._stop_pace()
         self._acknowledger.stop()
         self._stall.stop()
         links = [*self._cursors]

@@ -205,6 +205,15 @@ class Shaper:
 
     # -- in small pieces ------------------------------------------------------------------
 
+    @property
+    def apart(self) -> bool:
+        """Whether all that is said leaves in small packets now."""
+        return (
+            self._cut is not None
+            and self._cut.below is None
+            and self._runtime.clock.seconds() >= self._whole_until
+        )
+
     def _may_cut(self, size: int, cut: Cut) -> bool:
         """Return whether so many bytes of plaintext should leave in pieces."""
         if cut.below is not None and size >= cut.below:

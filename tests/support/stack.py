@@ -32,6 +32,7 @@ from phantom.tunnel.mux import MuxLimits
 from phantom.tunnel.post_quantum import ClientSecrets
 from phantom.tunnel.registry import SessionRegistry
 from phantom.tunnel.server_clock import ServerClock
+from phantom.tunnel.shaper import Shaping
 from support.pipes import Pipe, join, run
 from support.runtime import FakeTime, fake_runtime
 
@@ -242,6 +243,7 @@ class Stack:
         identity: bytes | None = None,
         file: MemoryFile | None = None,
         post_quantum: PostQuantum = PostQuantum.AUTO,
+        shaping: Shaping | None = None,
     ) -> None:
         self.clock = Clock()
         self.time = FakeTime(self.clock)
@@ -264,6 +266,7 @@ class Stack:
         self._endpoints = endpoints or (at("server.example"),)
         self._identity, self._file = identity, file
         self._post_quantum = post_quantum
+        self._shaping = shaping
         self._early_reply, self._link_wait = early_reply, link_wait
         self.start_server()
         self.start_client()
@@ -300,6 +303,7 @@ class Stack:
             post_quantum=self._post_quantum,
             secrets=self.secrets,
             clock=self.server_clock,
+            shaping=self._shaping,
         )
 
     def add_host(self, seed: int) -> Host:

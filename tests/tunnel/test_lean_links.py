@@ -72,15 +72,8 @@ def test_a_lean_first_message_is_short_and_its_length_varies(mode: Mode) -> None
 
 def up(**more: Any) -> tuple[Stack, Recorder]:
     """Return a client with a link and an open stream; its links are padded as by default."""
-    stack = Stack(**more)
-    connect = stack.dialer._connect
     shaping = Shaping(padding=Padding.DEFAULT, timing=Timing.OFF, client=True, bare=True)
-
-    def shaped(endpoint: Any) -> Any:
-        carrier, settings = connect(endpoint)
-        return carrier, attrs.evolve(settings, shaping=shaping)
-
-    stack.dialer._connect = shaped
+    stack = Stack(shaping=shaping, **more)
     stack.dialer.start()
     stack.run()
     protocol = Recorder()

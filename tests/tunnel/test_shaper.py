@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from support.pipes import join
-from support.tunnel import CLIENT_KEY, SERVER_KEY, Joined, LengthPrefixed, fake_runtime
+from support.stack import Stack
+from support.tunnel import (
+    CLIENT_KEY,
+    SERVER_KEY,
+    SOMEWHERE,
+    Joined,
+    LengthPrefixed,
+    Recorder,
+    fake_runtime,
+)
 from twisted.internet.task import Clock
 
 from phantom.core.shaping import (
     CUT_BURST,
     DELAYS,
     LEAST_PACKETS,
+    PACED,
     PACKET,
     Padding,
     Scheme,
@@ -24,6 +35,7 @@ from phantom.crypto.records import OVERHEAD
 from phantom.errors import RemoteProtocolError
 from phantom.tunnel.frame import DeadEnd, FrameProtocol
 from phantom.tunnel.scheme_memory import SchemeMemory
+from phantom.tunnel.session import PACE
 from phantom.tunnel.shaper import Shaper, Shaping
 
 
@@ -312,6 +324,35 @@ def test_only_clients_cut() -> None:
         shaper.link = Link()
         shaper.send([data(600)])
         assert len(shaper.link.transport.packets) == 1
+
+
+def test_what_is_said_on_bare_tcp_leaves_little_by_little() -> None:
+    """The kernel joins what is written beyond the congestion window to large packets."""
+    shaping = Shaping(padding=Padding.DEFAULT, timing=Timing.OFF, client=True, bare=True)
+    stack = Stack(shaping=shaping)
+    stack.dialer.start()
+    stack.run()
+    protocol = Recorder()
+    stack.outbound.connect(SOMEWHERE, protocol)
+    stack.run()
+    size = 40_000
+    protocol.transport.write(bytes(size))
+    arrived = [stack.pipes[-1].carried[0]]
+    for _ in range(200):
+        stack.run(PACE / 4)
+        arrived.append(stack.pipes[-1].carried[0])
+    steps = [after - before for before, after in pairwise(arrived)]
+    assert max(steps) <= PACED + Scheme().high
+    assert sorted(steps)[-3] <= PACED + OVERHEAD
+    assert len(stack.destinations.transports[0].received) == size
+
+    protocol.transport.write(bytes(2 * CUT_BURST))
+    stack.run(0.3)
+    assert len(stack.destinations.transports[0].received) > size + CUT_BURST, "not for ever"
+    protocol.transport.write(bytes(PACED * 3))
+    assert stack.dialer.stop()
+    stack.run(2)
+    assert not stack.clock.getDelayedCalls() or stack.dialer.mux is None
 
 
 # -- what a server pushes ---------------------------------------------------------------------
