@@ -7,6 +7,7 @@ with curl or Chromium is the ordinary web.  What is not installed is skipped.
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib
 import json
 import os
@@ -14,6 +15,7 @@ import random
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +30,7 @@ from phantom.audit.capture import watch
 from phantom.audit.detectors import post_handshake, probing
 from phantom.audit.flows import Flow
 from phantom.audit.nginx import Nginx, find_nginx
-from phantom.audit.site import Site
+from phantom.audit.site import NAMES, Site
 from phantom.audit.verdict import Status, Verdict
 
 NAME = "site.test"
@@ -296,3 +298,74 @@ def test_a_visit_by_chromium_is_no_tunnel(nginx: Nginx, tmp_path: Path) -> None:
         check(verdicts, client_hello=PASSED)
     check(verdicts, first_packet=PASSED, connections=PASSED)
     check_nothing_inside(verdicts)
+
+
+class Tunnelled:
+    """A proxy of SOCKS5 that leads every name of the site to the site, and counts bytes."""
+
+    def __init__(self, target: int) -> None:
+        self.names: set[str] = set()
+        self.bytes = 0
+        self._lock = threading.Lock()
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stop(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            client.recv(64)
+            client.sendall(b"\x05\x00")
+            request = client.recv(300)
+            name = request[5 : 5 + request[4]].decode("ascii")
+            if name not in NAMES:
+                client.sendall(b"\x05\x04\x00\x01" + bytes(6))
+                return
+            self.names.add(name)
+            client.sendall(b"\x05\x00\x00\x01" + bytes(6))
+            with socket.create_connection(("127.0.0.1", self._target)) as site:
+                up = threading.Thread(target=self._pump, args=(client, site), daemon=True)
+                up.start()
+                self._pump(site, client)
+                up.join()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                with self._lock:
+                    self.bytes += len(data)
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+
+def test_chromium_loads_whole_pages_of_several_names(site: Site, tmp_path: Path) -> None:
+    need("chromium")
+    page = f"https://{next(iter(NAMES))}:{site.port}/page?"
+    page += ",".join(f"{name}/{size}" for name in NAMES for size in (20_000, 300_000))
+    proxy = Tunnelled(site.port)
+    try:
+        browse.load_in_browser("chromium", str(tmp_path), proxy.port, page)
+    finally:
+        proxy.stop()
+    assert proxy.names == set(NAMES)
+    assert proxy.bytes > len(NAMES) * 320_000, "images are loaded to their end"
+
+
+def test_an_error_page_is_no_page(tmp_path: Path) -> None:
+    need("chromium")
+    closed = free_port()
+    with pytest.raises(OSError, match="another page"):
+        browse.load_in_browser("chromium", str(tmp_path), closed, "https://www.site.test/page?")
