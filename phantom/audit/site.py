@@ -11,10 +11,8 @@ import os
 import random
 import socket
 import ssl
-import struct
 import threading
 import time
-import zlib
 from pathlib import Path
 
 from cryptography import x509
@@ -30,17 +28,6 @@ NAMES = {"www.site.test": 250, "cdn.site.test": 600, "img.site.test": 1200, "api
 TITLE = "<title>page</title>"
 #: RFC 6962's list of timestamps.
 _TIMESTAMPS = ObjectIdentifier("1.3.6.1.4.1.11129.2.4.2")
-
-#: What a PNG of 64 by 64 pixels begins with (ISO/IEC 15948, sections 5.2 and 11.2): a browser gives
-#: an image up as soon as it sees that it is none, and then does not load the rest.
-_HEADER = b"IHDR" + struct.pack(">IIBBBBB", 64, 64, 8, 2, 0, 0, 0)
-_PNG = (
-    b"\x89PNG\r\n\x1a\n"
-    + struct.pack(">I", len(_HEADER) - 4)
-    + _HEADER
-    + struct.pack(">I", zlib.crc32(_HEADER))
-    + b"\x7f\xff\xff\xffIDAT"
-)
 
 #: Bytes of one write of a resource.
 _CHUNK = 16384
@@ -123,7 +110,7 @@ def _page(port: int, images: list[str]) -> bytes:
 
 
 class Site:
-    """Serves ``/N``: an image of N bytes, and ``/page?NAME/N,NAME/N``: a page of them.
+    """Serves ``/N``: N random bytes, and ``/page?NAME/N,NAME/N``: a page that has them for images.
 
     HTTP/1.1, keepalive.
 
@@ -146,7 +133,7 @@ class Site:
                 tls.context = contexts[name]
 
         self._context.sni_callback = choose
-        self._content = _PNG + os.urandom(_CHUNK - len(_PNG))
+        self._content = os.urandom(_CHUNK)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -192,7 +179,7 @@ class Site:
             return True
         size = min(_MOST, int(path) if path.isdigit() else 0)
         connection.sendall(
-            b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Type: image/png\r\n"
+            b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Type: text/html; charset=utf-8\r\n"
             b"Cache-Control: public, max-age=600\r\nContent-Length: %d\r\n\r\n" % size
         )
         for offset in range(0, size, _CHUNK):
