@@ -2,8 +2,9 @@
 
 Some censors let 16 to 20 KB of a connection through, or about 25 packets, and then nothing,
 without a reset (reported from Russia, 2025); others send a reset.  When links die so, again and
-again, the next ones add nothing to what they carry, and are replaced before they reach that
-point: the stall does not happen.
+again, the next ones add nothing to what they carry.  Where they fall silent, they are also replaced
+before they reach that point, and the stall does not happen; a reset is noticed at once, and may
+have come for another reason than what the link carried.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Freezes:
 
     def link_replaced(self) -> None:
         """Count a link that had a successor in time; now and then, let the next one run on."""
+        if not self._silent:
+            self._count = 0  # it grew old, and was not reset
         if self._count < ENOUGH:
             return
         self._replaced += 1
@@ -73,6 +76,8 @@ class Freezes:
             self._silent = fell_silent
             self._count += 1
             self._bytes, self._records = received, records
+        elif not self._silent:
+            self._count = 0
 
     @property
     def suspected(self) -> bool:
@@ -87,6 +92,6 @@ class Freezes:
     @property
     def allowance(self) -> tuple[int, int] | None:
         """Bytes received and records after which a link is to be replaced; None for never."""
-        if self._count < ENOUGH:
+        if self._count < ENOUGH or not self._silent:
             return None
         return max(LEAST[0], int(self._bytes * SHARE)), max(LEAST[1], int(self._records * SHARE))

@@ -64,7 +64,20 @@ def test_resets_count_and_make_nobody_hasty() -> None:
     freezes.link_lost(5000, 9, fell_silent=False, reset=True)
     assert not freezes.lean and not freezes.suspected
     freezes.link_lost(5000, 9, fell_silent=False, reset=True)
-    assert freezes.lean and freezes.allowance is not None and not freezes.suspected
+    assert freezes.lean and freezes.allowance is None and not freezes.suspected
+
+
+def test_links_that_live_clear_a_path_of_resets() -> None:
+    for grew_old in (True, False):
+        freezes = Freezes()
+        for _ in range(3):
+            freezes.link_lost(5000, 9, fell_silent=False, reset=True)
+        assert freezes.lean
+        if grew_old:
+            freezes.link_replaced()
+        else:
+            freezes.link_lost(5000, 9, fell_silent=False)
+        assert not freezes.lean
 
 
 def test_the_link_of_a_trial_is_lean_like_the_others() -> None:
