@@ -343,7 +343,9 @@ def certificates(config: ServerConfig) -> ServerEngines | None:
     if config.tls_cert is None:
         return None
     alpn = HTTP1_ALPN if config.decoy_h2c is None else H2_ALPN
-    return server_engines(config.tls_engine, str(config.tls_cert), str(config.tls_key), alpn)
+    return server_engines(
+        config.tls_engine, str(config.tls_cert), str(config.tls_key), alpn, config.tls_groups
+    )
 
 
 def replay_file(runtime: Runtime, config: ServerConfig, inherited: int = -1) -> ReplayFile:

@@ -13,6 +13,7 @@ from phantom.carriers.nginx_site import Answer, SiteDecoy
 from phantom.carriers.strangers import Strangers
 from phantom.carriers.tls import SERVER_HANDSHAKE_TIMEOUT, TLSLayer
 from phantom.carriers.tls_engine import HTTP1_ALPN, ServerEngines
+from phantom.carriers.tls_groups import AUTO
 from phantom.carriers.tls_openssl import ServerCertificates
 from phantom.carriers.tls_utls import UTLSServerCertificates
 from phantom.core.nginx_pages import DEFAULT_BANNER
@@ -22,7 +23,11 @@ from phantom.runtime import Runtime
 
 
 def server_engines(
-    engine: str, cert_path: str, key_path: str, alpn: tuple[str, ...] = HTTP1_ALPN
+    engine: str,
+    cert_path: str,
+    key_path: str,
+    alpn: tuple[str, ...] = HTTP1_ALPN,
+    groups: str = AUTO,
 ) -> ServerEngines:
     """Return what makes the server's side of TLS.
 
@@ -31,12 +36,14 @@ def server_engines(
         cert_path: A PEM file with the certificate and those that signed it, in order.
         key_path: A PEM file with the private key.
         alpn: The protocols to agree to, best first.
+        groups: For OpenSSL; see `phantom.carriers.tls_groups.groups_for`.
 
     Raises:
         ConfigurationError: The files cannot be used, or the engine is not installed.
     """
-    make = UTLSServerCertificates if engine == "boringssl" else ServerCertificates
-    return make(cert_path, key_path, alpn)
+    if engine == "boringssl":
+        return UTLSServerCertificates(cert_path, key_path, alpn)
+    return ServerCertificates(cert_path, key_path, alpn, groups)
 
 
 class _PlainHTTPSite:

@@ -21,8 +21,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from phantom.carriers import tls_utls
+from phantom.carriers.tls_groups import AUTO, unknown_groups
 from phantom.config.announced import AnnouncedEndpoint, announced_list
 from phantom.config.keys import PublicKey, chmod_advice, read_regular_file
+from phantom.config.kinds import quote
 from phantom.config.schema import LEAST_STREAM_MEMORY, MiB
 from phantom.config.values import AllowedClient, ListenAddress, show_size
 from phantom.core.window import DEFAULT_WINDOW_LIMIT
@@ -71,11 +73,26 @@ def check_server(values: Mapping[str, Any], report: Report) -> None:
         )
     if values.get("tls_engine") == "boringssl" and not tls_utls.AVAILABLE:
         report("tls_engine", "BoringSSL is not installed", "pip install 'phantom[utls]'")
+    _check_groups(values, report)
     if isinstance(decoy, Path) and not os.path.isdir(decoy):
         report("decoy", _NO_FOLDER if os.path.exists(decoy) else "no such folder", None)
     _check_state_folder(values, report)
     if values.get("workers", 1) > 1 and not hasattr(os, "fork"):
         report("workers", "this system has no fork(), so there is one process", "set workers = 1")
+
+
+def _check_groups(values: Mapping[str, Any], report: Report) -> None:
+    groups = values.get("tls_groups", AUTO)
+    if groups == AUTO:
+        return
+    if values.get("tls_engine") == "boringssl":
+        report("tls_groups", "has no effect with BoringSSL, which has its own", "remove it")
+    elif unknown := unknown_groups(groups):
+        report(
+            "tls_groups",
+            f"OpenSSL knows no group {', '.join(map(quote, unknown))}",
+            'see the names with `openssl list -tls-groups` (OpenSSL 3.5), or set "auto"',
+        )
 
 
 def check_client(values: Mapping[str, Any], report: Report) -> None:

@@ -213,6 +213,17 @@ class ServerConfig:
             "same, and a prober can tell it from nginx.",
         ),
     )
+    tls_groups: str = attrs.field(
+        default="auto",
+        metadata=about(
+            kinds.TLS_GROUPS,
+            "Which key exchange groups `openssl` offers, and so which nginx it looks like. `auto`: "
+            "those of this machine's own OpenSSL, which an nginx of its distribution uses; "
+            "without one, those of OpenSSL 3.5. `library`: those of the OpenSSL inside Python's "
+            "`cryptography`, which hardly any nginx has.",
+            example='"X25519:P-256:X448:P-521:P-384"',
+        ),
+    )
     decoy: Destination | Path | None = attrs.field(
         default=None,
         metadata=about(

@@ -375,6 +375,20 @@ SERVER_MISTAKES = [
         "(set tls_cert and tls_key, or remove it)",
     ),
     (
+        'tls_groups = "X25519:of-tomorrow"',
+        ':4: server.tls_groups: OpenSSL knows no group "of-tomorrow" (see the names with '
+        '`openssl list -tls-groups` (OpenSSL 3.5), or set "auto")',
+    ),
+    (
+        'tls_groups = "X25519, P-256"',
+        ':4: server.tls_groups: must be "auto", "library", or groups with colons between them, '
+        'such as "X25519:P-256"',
+    ),
+    (
+        'tls_engine = "boringssl"\ntls_groups = "X25519"',
+        ":5: server.tls_groups: has no effect with BoringSSL, which has its own (remove it)",
+    ),
+    (
         'tls_cert = "cert.pem"\ntls_key = "key.pem"\ndecoy = "nowhere"',
         ":6: server.decoy: no such folder",
     ),

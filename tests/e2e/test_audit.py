@@ -26,7 +26,10 @@ PROGRAM = [
 #: What the tunnel is built to pass; shaping and the choice of groups have their own tests.
 SOLID = {
     "tcp": {"first-packet", "first-length", "uniformity", "connections", "keepalive", "probes"},
-    "tls": {"first-packet", "entropy", "client-hello", "connections", "keepalive"},
+    "tls": {
+        *("first-packet", "entropy", "client-hello", "connections", "keepalive"),
+        *("post-handshake", "replays"),
+    },
 }
 
 
@@ -49,6 +52,16 @@ def test_every_detector_has_its_say(carrier: str) -> None:
     assert not failing & SOLID[carrier], [verdicts[name] for name in failing & SOLID[carrier]]
     for verdict in verdicts.values():
         assert verdict["measured"] and verdict["threshold"] and verdict["source"]
+
+
+@pytest.mark.slow
+def test_the_default_face_is_the_nginx_of_this_machine() -> None:
+    need("nginx")
+    _status, verdicts = audited("--carrier", "tls", "--only", "post-handshake,probes")
+    assert verdicts["post-handshake"]["status"] == "passed", verdicts["post-handshake"]["details"]
+    # How late an answer is says something of the machine under test, and is left out.
+    found = [line for line in verdicts["probes"]["details"] if ": after " not in line]
+    assert verdicts["probes"]["status"] != "skipped" and not found
 
 
 def config(folder: Path, **client: str) -> list[str]:
