@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -25,7 +26,126 @@ def _free_port() -> int:
         return port
 
 
-class Nginx:
+def load_stream(program: str) -> str | None:
+    """Return the directive that loads the module which passes connections on.
+
+    Args:
+        program: See `find_nginx`.
+
+    Returns:
+        The directive, empty where the module is part of the program; None where it is missing
+        (in Debian it is the package libnginx-mod-stream).
+    """
+    asked = subprocess.run(  # noqa: S603  (found by `find_nginx`)
+        [program, "-V"], capture_output=True, text=True, timeout=_PATIENCE, check=False
+    ).stderr
+    if re.search(r"--with-stream(\s|$)", asked):
+        return ""
+    folder = re.search(r"--modules-path=(\S+)", asked)
+    module = Path(folder[1] if folder else "/usr/lib/nginx/modules") / "ngx_stream_module.so"
+    return f"load_module {module};" if module.exists() else None
+
+
+class _Process:
+    """An nginx that runs until it is stopped.
+
+    Args:
+        program: See `find_nginx`.
+        folder: For its own files.
+        configuration: What follows the main settings.
+        port: One that it listens on.
+        first: What comes before them.
+
+    Raises:
+        OSError: It does not start.
+    """
+
+    def __init__(
+        self, program: str, folder: Path, configuration: str, port: int, first: str = ""
+    ) -> None:
+        file = folder / "nginx.conf"
+        file.write_text(
+            f"{first} daemon off; master_process off; pid {folder}/pid; "
+            f"error_log {folder}/error.log; events {{}}\n{configuration}"
+        )
+        self._port = port
+        self._process = subprocess.Popen(  # noqa: S603  (found by `find_nginx`)
+            [program, "-c", str(file), "-e", str(folder / "error.log")],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._wait()
+
+    def _wait(self) -> None:
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end and self._process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        self.stop()
+        raise OSError("nginx did not start")
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.terminate()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Front(_Process):
+    """Ends TLS in front of servers, as doc/operation.md has it, and says whose bytes follow.
+
+    Args:
+        program: See `find_nginx`.
+        folder: For its own files.
+        certificate: The certificate chain in PEM.
+        key: Its key.
+        behind: For each server its sockets, for HTTP/1.1 and for HTTP/2 (None where it is not
+            to be agreed to).
+
+    Attributes:
+        ports: Where each of them is reached, on 127.0.0.1.
+
+    Raises:
+        OSError: It does not start, or has no module to do it.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        folder: Path,
+        certificate: Path,
+        key: Path,
+        behind: list[tuple[Path, Path | None]],
+    ) -> None:
+        load = load_stream(program)
+        if load is None:
+            raise OSError("nginx has no stream module (in Debian: libnginx-mod-stream)")
+        self.ports = [_free_port() for _ in behind]
+        parts = []
+        for number, (port, (http1, h2)) in enumerate(zip(self.ports, behind, strict=True)):
+            chosen = f"h2 unix:{h2};" if h2 is not None else ""
+            protocols = "h2 " if h2 is not None else ""
+            parts.append(f"""
+              map $ssl_alpn_protocol $behind_{number} {{ {chosen} default unix:{http1}; }}
+              server {{
+                listen 127.0.0.1:{port} ssl; ssl_certificate {certificate};
+                ssl_certificate_key {key}; ssl_protocols TLSv1 TLSv1.1 TLSv1.2 TLSv1.3;
+                ssl_alpn {protocols}http/1.1 http/1.0 http/0.9;
+                proxy_protocol on; proxy_pass $behind_{number};
+              }}""")
+        super().__init__(
+            program, folder, f"stream {{ {''.join(parts)} }}", self.ports[0], first=load
+        )
+
+
+class Nginx(_Process):
     """Serves a folder over HTTP, and over HTTPS with the server's own certificate.
 
     Args:
@@ -53,9 +173,10 @@ class Nginx:
         paths = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
         types = Path("/etc/nginx/mime.types")
         common = f"root {root};"
-        configuration = f"""
-            daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
-            events {{}}
+        super().__init__(
+            program,
+            folder,
+            f"""
             http {{
               access_log off; {paths} default_type application/octet-stream;
               {f"include {types};" if types.exists() else ""}
@@ -65,33 +186,6 @@ class Nginx:
               ssl_certificate {certificate}; ssl_certificate_key {key};
               server {{ listen 127.0.0.1:{self.tls} ssl; {common} }}
               server {{ listen 127.0.0.1:{self.tls_h2} ssl http2; {common} }}
-            }}"""
-        file = folder / "nginx.conf"
-        file.write_text(configuration)
-        self._process = subprocess.Popen(  # noqa: S603  (found by `find_nginx`)
-            [program, "-c", str(file), "-e", str(folder / "error.log")],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            }}""",
+            self.tls,
         )
-        self._wait()
-
-    def _wait(self) -> None:
-        end = time.monotonic() + _PATIENCE
-        while time.monotonic() < end and self._process.poll() is None:
-            try:
-                socket.create_connection(("127.0.0.1", self.tls), timeout=1).close()
-                return
-            except OSError:
-                time.sleep(0.05)
-        self.stop()
-        raise OSError("nginx did not start")
-
-    def stop(self) -> None:
-        """End it."""
-        self._process.terminate()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()

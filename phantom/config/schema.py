@@ -108,11 +108,34 @@ class ServerConfig:
     """The server: where it listens, whom it admits, how much it holds."""
 
     listen: tuple[ListenAddress | UnixSocket, ...] = attrs.field(
+        default=(),
         metadata=about(
-            kinds.many(kinds.SERVER_LISTEN, lone=True, least=1),
+            kinds.many(kinds.SERVER_LISTEN, lone=True),
             "Where clients connect, or a front on this machine, through a unix socket.",
             example='"0.0.0.0:443"',
-        )
+            default_text="none; this or `front_listen` is required",
+        ),
+    )
+    front_listen: tuple[ListenAddress | UnixSocket, ...] = attrs.field(
+        default=(),
+        metadata=about(
+            kinds.many(kinds.SERVER_LISTEN, lone=True),
+            "Where a front connects that has ended the visitor's TLS: nginx's `stream` with `ssl`, "
+            "or HAProxy in mode tcp, on this machine. `trusted_proxies` must have it, and it must "
+            "send a PROXY header. What is inside is HTTP/1.1, unless that header says h2.",
+            example='"unix:/run/phantom/front.sock"',
+            default_text="none",
+        ),
+    )
+    front_listen_h2: tuple[ListenAddress | UnixSocket, ...] = attrs.field(
+        default=(),
+        metadata=about(
+            kinds.many(kinds.SERVER_LISTEN, lone=True),
+            "The same for visitors with whom the front has agreed to HTTP/2, where its PROXY "
+            "header cannot say so, as nginx's cannot. Needs `decoy_h2c`.",
+            example='"unix:/run/phantom/front-h2.sock"',
+            default_text="none",
+        ),
     )
     private_key: PrivateKey = attrs.field(
         metadata=about(
@@ -430,6 +453,11 @@ class ServerConfig:
         ),
     )
     egress: EgressConfig = attrs.field(factory=EgressConfig)
+
+    @property
+    def has_front(self) -> bool:
+        """Whether visitors come through a front that has ended their TLS."""
+        return bool(self.front_listen or self.front_listen_h2)
 
 
 def _show_user_count(users: Mapping[str, Secret]) -> str:

@@ -36,6 +36,11 @@ _V1 = re.compile(
 _LOCAL, _PROXY = 0, 1
 _TCP_OVER_IPV4, _TCP_OVER_IPV6 = 0x11, 0x21
 
+#: Extensions that are read: the protocol that ALPN chose, and what the proxy says of TLS, whose
+#: first byte has a bit for a client that spoke it (sections 2.2.1 and 2.2.6).
+_EXTENSION_ALPN, _EXTENSION_SSL = 0x01, 0x20
+_CLIENT_SSL = 0x01
+
 
 @attrs.frozen(slots=True)
 class Endpoint:
@@ -59,10 +64,14 @@ class ProxyHeader:
             (``UNKNOWN``, ``LOCAL``, a family other than TCP over IP): then the connection's
             own addresses hold.
         destination: Where it was meant to go, likewise.
+        alpn: The application protocol that the proxy agreed to, where it ends TLS and says so.
+        tls: Whether the visitor spoke TLS to the proxy; None where it does not say.
     """
 
     source: Endpoint | None
     destination: Endpoint | None
+    alpn: bytes | None = None
+    tls: bool | None = None
 
 
 _UNSPECIFIED = ProxyHeader(None, None)
@@ -146,8 +155,33 @@ class ProxyHeaderParser:
 
     @staticmethod
     def _addresses(body: bytes, size: int) -> ProxyHeader:
-        if len(body) < 2 * size + 4:
+        end = 2 * size + 4
+        if len(body) < end:
             raise RemoteProtocolError("a PROXY header too short for its addresses")
         source, destination = ip_address(body[:size]), ip_address(body[size : 2 * size])
         source_port, destination_port = struct.unpack_from("!HH", body, 2 * size)
-        return ProxyHeader(Endpoint(source, source_port), Endpoint(destination, destination_port))
+        extensions = _extensions(body[end:])
+        tls = extensions.get(_EXTENSION_SSL)
+        return ProxyHeader(
+            Endpoint(source, source_port),
+            Endpoint(destination, destination_port),
+            extensions.get(_EXTENSION_ALPN),
+            None if tls is None else bool(tls[:1] and tls[0] & _CLIENT_SSL),
+        )
+
+
+def _extensions(data: bytes) -> dict[int, bytes]:
+    """Return the extensions behind the addresses, each a type (1), a length (2) and a value.
+
+    Raises:
+        RemoteProtocolError: One is not whole, or comes twice.
+    """
+    found: dict[int, bytes] = {}
+    while data:
+        size = int.from_bytes(data[1:3], "big")
+        value = data[3 : 3 + size]
+        if len(data) < 3 or len(value) < size or data[0] in found:
+            raise RemoteProtocolError("malformed extensions in a PROXY header")
+        found[data[0]] = value
+        data = data[3 + size :]
+    return found

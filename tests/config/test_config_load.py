@@ -464,10 +464,10 @@ WHOLE_SERVER_MISTAKES = [
     ("server = 5", ":1: server: expected a table: a line [server] and its keys below"),
     (
         "[server]",
-        ":1: server.listen: missing\n"
-        ':1: server.private_key: missing (or set private_key_file; "phantom genkey" makes a key)',
+        ':1: server.private_key: missing (or set private_key_file; "phantom genkey" makes a key)\n'
+        ":1: server.listen: missing",
     ),
-    ('[server]\nlisten = []\nprivate_key = "KEY"', ":2: server.listen: the list is empty"),
+    ('[server]\nlisten = []\nprivate_key = "KEY"', ":2: server.listen: missing"),
     (
         '[server]\nlisten = "example.com:1"\nprivate_key = "KEY"',
         ":2: server.listen: not an IP address of this machine "
