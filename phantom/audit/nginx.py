@@ -13,6 +13,8 @@ from pathlib import Path
 _PLACES = "/usr/sbin:/usr/local/sbin"
 #: Seconds for it to start.
 _PATIENCE = 5.0
+#: What Debian's nginx.conf has.
+_PROTOCOLS = "ssl_protocols TLSv1 TLSv1.1 TLSv1.2 TLSv1.3;"
 
 
 def find_nginx() -> str | None:
@@ -44,6 +46,12 @@ def load_stream(program: str) -> str | None:
     folder = re.search(r"--modules-path=(\S+)", asked)
     module = Path(folder[1] if folder else "/usr/lib/nginx/modules") / "ngx_stream_module.so"
     return f"load_module {module};" if module.exists() else None
+
+
+def _temporary(folder: Path) -> str:
+    """Return directives by which nginx's temporary files go to a folder."""
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    return "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
 
 
 class _Process:
@@ -99,7 +107,10 @@ class _Process:
 
 
 class Front(_Process):
-    """Ends TLS in front of servers, as doc/operation.md has it, and says whose bytes follow.
+    """Ends TLS in front of servers, and says whose bytes follow, as doc/operation.md has it.
+
+    One server of nginx's looks at the first bytes, and passes on what is TLS to a second one,
+    which ends it, and everything else to a web server, which says what web servers say to that.
 
     Args:
         program: See `find_nginx`.
@@ -128,21 +139,29 @@ class Front(_Process):
         if load is None:
             raise OSError("nginx has no stream module (in Debian: libnginx-mod-stream)")
         self.ports = [_free_port() for _ in behind]
-        parts = []
+        secured = f"ssl_certificate {certificate}; ssl_certificate_key {key}; {_PROTOCOLS}"
+        stream, http = [], []
         for number, (port, (http1, h2)) in enumerate(zip(self.ports, behind, strict=True)):
-            chosen = f"h2 unix:{h2};" if h2 is not None else ""
-            protocols = "h2 " if h2 is not None else ""
-            parts.append(f"""
-              map $ssl_alpn_protocol $behind_{number} {{ {chosen} default unix:{http1}; }}
+            tls, web = f"unix:{folder}/tls{number}", f"unix:{folder}/web{number}"
+            stream.append(f"""
+              map $ssl_preread_protocol $kind_{number} {{ "" {web}; default {tls}; }}
+              map $ssl_alpn_protocol $behind_{number} {{
+                {f"h2 unix:{h2};" if h2 is not None else ""} default unix:{http1};
+              }}
               server {{
-                listen 127.0.0.1:{port} ssl; ssl_certificate {certificate};
-                ssl_certificate_key {key}; ssl_protocols TLSv1 TLSv1.1 TLSv1.2 TLSv1.3;
-                ssl_alpn {protocols}http/1.1 http/1.0 http/0.9;
+                listen 127.0.0.1:{port}; ssl_preread on; preread_timeout 60s;
+                proxy_protocol on; proxy_pass $kind_{number};
+              }}
+              server {{
+                listen {tls} ssl proxy_protocol; set_real_ip_from unix:; {secured}
+                ssl_alpn {"h2 " if h2 is not None else ""}http/1.1 http/1.0 http/0.9;
                 proxy_protocol on; proxy_pass $behind_{number};
               }}""")
-        super().__init__(
-            program, folder, f"stream {{ {''.join(parts)} }}", self.ports[0], first=load
-        )
+            http.append(f"server {{ listen {web} ssl proxy_protocol; {secured} }}")
+        configuration = f"""
+            stream {{ {"".join(stream)} }}
+            http {{ access_log off; {_temporary(folder)} {"".join(http)} }}"""
+        super().__init__(program, folder, configuration, self.ports[0], first=load)
 
 
 class Nginx(_Process):
@@ -169,8 +188,6 @@ class Nginx(_Process):
         self, program: str, folder: Path, root: Path, certificate: Path, key: Path
     ) -> None:
         self.plain, self.h2c, self.tls, self.tls_h2 = (_free_port() for _ in range(4))
-        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        paths = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
         types = Path("/etc/nginx/mime.types")
         common = f"root {root};"
         super().__init__(
@@ -178,9 +195,9 @@ class Nginx(_Process):
             folder,
             f"""
             http {{
-              access_log off; {paths} default_type application/octet-stream;
+              access_log off; {_temporary(folder)} default_type application/octet-stream;
               {f"include {types};" if types.exists() else ""}
-              ssl_protocols TLSv1 TLSv1.1 TLSv1.2 TLSv1.3;
+              {_PROTOCOLS}
               server {{ listen 127.0.0.1:{self.plain}; {common} }}
               server {{ listen 127.0.0.1:{self.h2c} http2; {common} }}
               ssl_certificate {certificate}; ssl_certificate_key {key};

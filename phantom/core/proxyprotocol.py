@@ -30,7 +30,7 @@ V2_MAX_BODY = 4096
 
 _V1_PREFIX = b"PROXY "
 _V1 = re.compile(
-    rb"PROXY (TCP4|TCP6) ([0-9A-Fa-f:.]{2,39}) ([0-9A-Fa-f:.]{2,39}) "
+    rb"PROXY (TCP4|TCP6) ([0-9A-Fa-f:.]{2,39}) ([!-~]{2,80}) "
     rb"(0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})"
 )
 _LOCAL, _PROXY = 0, 1
@@ -119,15 +119,19 @@ class ProxyHeaderParser:
         if match is None:
             raise RemoteProtocolError("a malformed PROXY header")
         family, *ends = (group.decode("ascii") for group in match.groups())
-        try:
-            source, destination = ip_address(ends[0]), ip_address(ends[1])
-        except ValueError:
-            raise RemoteProtocolError("a malformed address in a PROXY header") from None
+        source = _address(ends[0], family)
+        if source is None:
+            raise RemoteProtocolError("a malformed address in a PROXY header")
         ports = int(ends[2]), int(ends[3])
-        version = 4 if family == "TCP4" else 6
-        if {source.version, destination.version} != {version} or max(ports) > 0xFFFF:
-            raise RemoteProtocolError("a PROXY header that contradicts itself")
-        return ProxyHeader(Endpoint(source, ports[0]), Endpoint(destination, ports[1]))
+        if max(ports) > 0xFFFF:
+            raise RemoteProtocolError("a malformed port in a PROXY header")
+        # nginx writes its own address as it is, where it was told the visitor's by another
+        # PROXY header: the path of a unix socket, or an address of the other family.
+        destination = _address(ends[1], family)
+        return ProxyHeader(
+            Endpoint(source, ports[0]),
+            None if destination is None else Endpoint(destination, ports[1]),
+        )
 
     def _version_2(self, buffer: bytes) -> ProxyHeader | None:
         if not V2_SIGNATURE.startswith(buffer[: len(V2_SIGNATURE)]):
@@ -168,6 +172,15 @@ class ProxyHeaderParser:
             extensions.get(_EXTENSION_ALPN),
             None if tls is None else bool(tls[:1] and tls[0] & _CLIENT_SSL),
         )
+
+
+def _address(text: str, family: str) -> IPv4Address | IPv6Address | None:
+    """Return an address of a family, ``TCP4`` or ``TCP6``; None if it is none."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return address if address.version == int(family[-1]) else None
 
 
 def _extensions(data: bytes) -> dict[int, bytes]:

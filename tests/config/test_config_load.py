@@ -375,6 +375,38 @@ SERVER_MISTAKES = [
         "(set tls_cert and tls_key, or remove it)",
     ),
     (
+        'front_listen = "unix:front.sock"',
+        ":4: server.front_listen: trusted_proxies does not have the front that connects to "
+        'unix:{d}/front.sock (add "unix:{d}/front.sock" to trusted_proxies, if only the front can '
+        "connect there)",
+    ),
+    (
+        'front_listen = "unix:front.sock"\ntrusted_proxies = ["unix:other.sock", "127.0.0.1"]',
+        ":4: server.front_listen: trusted_proxies does not have the front that connects to "
+        'unix:{d}/front.sock (add "unix:{d}/front.sock" to trusted_proxies, if only the front can '
+        "connect there)",
+    ),
+    (
+        'front_listen = "127.0.0.1:8442"\ntrusted_proxies = ["unix:x.sock", "10.0.0.0/8"]',
+        ":4: server.front_listen: trusted_proxies does not have the front that connects to "
+        '127.0.0.1:8442 (add "127.0.0.1" to trusted_proxies, if only the front can connect there)',
+    ),
+    (
+        'front_listen = "0.0.0.0:8442"\ntrusted_proxies = ["0.0.0.0/0"]',
+        ":4: server.front_listen: other machines could connect to 0.0.0.0:8442, past the front "
+        'that ends TLS (listen on "127.0.0.1:8442", or better on a unix socket)',
+    ),
+    (
+        'front_listen = [":8442"]\ntrusted_proxies = ["127.0.0.1"]',
+        ":4: server.front_listen: other machines could connect to :8442, past the front that ends "
+        'TLS (listen on "127.0.0.1:8442", or better on a unix socket)',
+    ),
+    (
+        'front_listen_h2 = "unix:h2.sock"\ntrusted_proxies = ["unix:h2.sock"]',
+        ":4: server.front_listen_h2: needs decoy_h2c, which visitors over HTTP/2 get (set "
+        "decoy_h2c, or let the front agree to http/1.1 only)",
+    ),
+    (
         'tls_groups = "X25519:of-tomorrow"',
         ':4: server.tls_groups: OpenSSL knows no group "of-tomorrow" (see the names with '
         '`openssl list -tls-groups` (OpenSSL 3.5), or set "auto")',
