@@ -19,9 +19,9 @@ from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
+from phantom.carriers import proxy_protocol
 from phantom.carriers.decoy import BackendDecoy, built_in_site
 from phantom.carriers.drain import HALF_CLOSED_TIME, SilentDrain
-from phantom.carriers import proxy_protocol
 from phantom.carriers.proxy_protocol import HEADER_TIMEOUT, Front, ProxyProtocolFactory
 from phantom.carriers.strangers import Strangers
 from phantom.carriers.tcp import discard_unread, prepare_link_socket

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from support.certificates import make_certificate
 from support.programs import need
 
+from phantom.audit.nginx import load_stream
 from phantom.audit.report import DETECTORS
 
 PROGRAM = [
@@ -62,6 +63,18 @@ def test_the_default_face_is_the_nginx_of_this_machine() -> None:
     # How late an answer is says something of the machine under test, and is left out.
     found = [line for line in verdicts["probes"]["details"] if ": after " not in line]
     assert verdicts["probes"]["status"] != "skipped" and not found
+
+
+@pytest.mark.slow
+def test_tls_that_an_nginx_ends() -> None:
+    need("nginx")
+    if load_stream("nginx") is None:
+        pytest.skip("nginx has no stream module: install libnginx-mod-stream")
+    _status, verdicts = audited("--carrier", "nginx", "--only", "client-hello,probes,replays")
+    assert verdicts["client-hello"]["status"] == verdicts["replays"]["status"] == "passed"
+    found = [line for line in verdicts["probes"]["details"] if ": after " not in line]
+    # ssl_preread waits for more; see doc/probing.md.
+    assert {line.partition(":")[0] for line in found} <= {"SOCKS5", "TLS bad length"}
 
 
 def config(folder: Path, **client: str) -> list[str]:
