@@ -96,6 +96,7 @@ class Entrances:
                 factory,
                 not_tls=self._reception.not_tls,
                 strangers=Strangers(*self._places),
+                early=self._reception.in_tls.expect_early,
             )
         if self._config.trusted_proxies:
             trusted = self._config.trusted_proxies

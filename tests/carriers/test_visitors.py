@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import ssl
 import struct
 import subprocess
 from ipaddress import ip_network
@@ -289,6 +290,59 @@ def test_handshakes_are_bounded(runtime: Runtime, certificate: Any, clock: Clock
     for protocol, _ in visitors:
         protocol.connectionLost(Failure(ConnectionLost()))
     assert len(strangers) == 0 and clock.getDelayedCalls() == []
+
+
+class Ready:
+    """What is ready for a visitor, and whether it was let go."""
+
+    def __init__(self, layer: Any, alpn: str | None) -> None:
+        self.layer, self.alpn, self.released = layer, alpn, 0
+
+    def release(self) -> None:
+        self.released += 1
+
+
+@pytest.mark.parametrize("end", ["gone", "late", "garbage", "up"])
+def test_the_web_server_is_readied_when_a_hello_is_answered(
+    runtime: Runtime, certificate: Any, clock: Clock, end: str
+) -> None:
+    made: list[Ready] = []
+
+    def early(layer: Any, alpn: str | None) -> Any:
+        made.append(Ready(layer, alpn))
+        return made[-1]
+
+    certificates = ServerCertificates(certificate[0], certificate[1], ("h2", "http/1.1"))
+    factory = TLSServerFactory(runtime, certificates, Recorders(), early=early)
+    protocol, transport = _connect(factory)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(back, there, server_hostname="server.test")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    hello = there.read()
+    protocol.dataReceived(hello[:50])
+    assert not made
+    protocol.dataReceived(hello[50:])
+    [ready] = made
+    assert (ready.alpn, ready.released, protocol.expected) == ("h2", 0, ready)
+    if end == "gone":
+        protocol.connectionLost(Failure(ConnectionLost()))
+    elif end == "late":
+        clock.advance(60)
+    elif end == "garbage":
+        protocol.dataReceived(b"\xff" * 100)
+    else:
+        back.write(transport.value())
+        client.do_handshake()
+        protocol.dataReceived(there.read())
+        assert protocol.alpn == "h2"  # and as nobody has taken what was ready, it is let go
+    assert ready.released == 1 and protocol.expected is None and len(made) == 1
+    protocol.connectionLost(Failure(ConnectionLost()))
+    assert ready.released == 1
 
 
 async def test_link_sockets_are_prepared(reactor: Any) -> None:
