@@ -107,12 +107,12 @@ class Front:
         )
         return ("nginx", "-c", str(file), "-e", str(self.folder / "error.log"))
 
-    def start_server(self) -> None:
+    def start_server(self, says: str = "listening on unix:") -> None:
         """Start the server, which only listens to the front."""
         self.tunnel.server_settings.pop("listen")
         tunnel = self.tunnel
         tunnel.server = tunnel._start("server", tunnel.write_server())
-        tunnel.server.wait_for("listening on unix:")
+        tunnel.server.wait_for(says)
 
     def curl(self, *more: str) -> tuple[bytes, str]:
         """Return what a visitor gets, and its status and version."""
@@ -186,6 +186,23 @@ def test_clients_and_strangers(front: Front) -> None:
     for protocol, version in (("--http2", "2"), ("--http1.1", "1.1")):
         assert front.curl(protocol) == (content(200_000), f"200 {version}")
         assert front.curl(protocol, "--data-binary", "x" * 9000)[1] == f"405 {version}"
+
+
+def test_links_over_http1(folder: Path, make_tunnel: MakeTunnel, run_front: Any) -> None:
+    """A front that agrees to HTTP/1.1 alone, and is reached by an address of this machine."""
+    need("nginx")
+    made = Front(folder, make_tunnel)
+    plain = free_port()
+    stream = made.local(documented("nginx", "ssl_alpn")).replace("ssl_alpn h2 ", "ssl_alpn ")
+    stream = stream.replace(f"unix:{folder}/front.sock", f"127.0.0.1:{plain}")
+    run_front(made, made.nginx(stream))
+    settings = made.tunnel.server_settings
+    del settings["front_listen_h2"]
+    settings |= {"front_listen": f"127.0.0.1:{plain}", "trusted_proxies": ["127.0.0.1/32"]}
+    made.start_server(f"listening on 127.0.0.1:{plain}")
+    made.tunnel.start_client()
+    both_ways(made.tunnel)
+    assert made.curl("--http2") == (content(200_000), "200 1.1")
 
 
 def test_what_is_not_tls_gets_the_web_servers_answer(front: Front) -> None:
