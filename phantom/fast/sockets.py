@@ -20,9 +20,8 @@ import socket
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from twisted.internet.address import IPv6Address
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
-from twisted.internet.tcp import Client, Connection, Port, Server
+from twisted.internet.tcp import Client, Server
 from twisted.python.failure import Failure
 
 from phantom.fast.ends import QuickEnds
@@ -290,51 +289,11 @@ class QuickServer(QuickConnection, Server):
     """An accepted connection."""
 
 
-class AcceptedServer(QuickServer):
-    """A connection that is quick from the start, made by a port that `quicken_port` has seen.
-
-    Twisted's own makes two texts for log lines, which nobody reads here, for each connection, of
-    160 bytes.
-    """
-
-    logstr = "phantom"
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        protocol: Any,
-        client: tuple[Any, ...],
-        server: Port,
-        sessionno: int,
-        reactor: Any,
-    ) -> None:
-        Connection.__init__(self, sock, protocol, reactor)
-        if len(client) != 2:
-            self._addressType = IPv6Address
-        self.client = client
-        self.server = server
-        self.connected = 1
-        self.startReading()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} at {id(self):#x}>"
-
-
 class QuickClient(QuickConnection, Client):
     """An outgoing connection."""
 
 
 _QUICK = {Server: QuickServer, Client: QuickClient}
-
-
-def quicken_port(port: Any) -> None:
-    """Have a port make quick connections from the start, if it is Twisted's own for TCP.
-
-    Args:
-        port: What ``listenTCP`` or ``adoptStreamPort`` returned.
-    """
-    if type(port) is Port and hasattr(socket.socket, "recvmsg_into"):
-        port.transport = AcceptedServer
 
 
 def quicken(transport: Any) -> QuickConnection | None:
