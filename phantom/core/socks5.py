@@ -18,6 +18,7 @@ like any other, because most of them deserve an answer.
 
 from __future__ import annotations
 
+import functools
 import hmac
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -158,6 +159,7 @@ def build_reply_4(code: int) -> bytes:
     return bytes((0, code, 0, 0, 0, 0, 0, 0))
 
 
+@functools.cache  # nearly all are the same; there are a dozen in all
 def build_reply(version: int, code: int) -> bytes:
     """Return the final reply in the application's version, with no bound address.
 
@@ -204,7 +206,7 @@ class SocksServer:
 
     def next_event(self) -> Event | None:
         """Return the next event, or None when more octets are needed or all is said."""
-        return self._parse() if self._parse is not None else None
+        return self._parse() if self._parse is not None and self._buffer else None
 
     def take_trailing_data(self) -> bytes:
         """Return, once, what was received behind the request; empty before its end."""
@@ -213,7 +215,8 @@ class SocksServer:
         data, self._buffer = self._buffer, b""
         return data
 
-    # -- the messages, in order; each returns None while its message is incomplete ----------
+    # -- the messages, in order; each has an octet at least, and returns None while its message
+    # -- is incomplete
 
     def _take(self, size: int) -> None:
         """Drop a message that was dealt with."""
@@ -236,8 +239,6 @@ class SocksServer:
 
     def _parse_version(self) -> Event | None:
         buffer = self._buffer
-        if not buffer:
-            return None
         if buffer[0] == VERSION_5:
             self._parse = self._parse_greeting
         elif buffer[0] == VERSION_4:
@@ -272,8 +273,6 @@ class SocksServer:
 
     def _parse_password(self) -> Event | None:
         buffer = self._buffer
-        if not buffer:
-            return None
         if buffer[0] != PASSWORD_VERSION:
             return self._reject(Reason.MALFORMED, bytes((PASSWORD_VERSION, GENERAL_FAILURE)))
         if len(buffer) < 2 or len(buffer) < 3 + buffer[1]:
@@ -299,8 +298,6 @@ class SocksServer:
 
     def _parse_request_5(self) -> Event | None:
         buffer = self._buffer
-        if not buffer:
-            return None
         if buffer[0] != VERSION_5:
             return self._reject(Reason.MALFORMED, build_reply_5(GENERAL_FAILURE))
         if len(buffer) < 4:

@@ -44,8 +44,10 @@ class QuickEnds(Connection):
 
     def loseConnection(self) -> None:
         """Close: at the end of the turn, if everything was sent."""
+        if self.disconnecting:
+            return
         turns = find_turns(self.reactor)
-        if turns is None or self.disconnecting or not self._all_sent:
+        if turns is None or not self._all_sent:
             super().loseConnection()
             return
         self.disconnecting = 1

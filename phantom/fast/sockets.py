@@ -101,11 +101,9 @@ class QuickConnection(QuickEnds):
             return reader.read_from(self)
         protocol = self.protocol
         receive = getattr(protocol, "buffer_received", None)
-        if receive is None:
-            self._read_end = super().doRead()
-            return self._read_end
+        most = self.bufferSize if receive is None else protocol.read_size  # type: ignore[attr-defined]
         try:
-            size = self.socket.recv_into(_READ_BUFFER, protocol.read_size)  # type: ignore[attr-defined]
+            size = self.socket.recv_into(_READ_BUFFER, most)
         except BlockingIOError:
             return None
         except OSError:
@@ -114,7 +112,10 @@ class QuickConnection(QuickEnds):
         if not size:
             self._read_end = CONNECTION_DONE
             return CONNECTION_DONE
-        receive(_READ_BUFFER[:size])
+        if receive is None:
+            protocol.dataReceived(_READ_BUFFER[:size].tobytes())
+        else:
+            receive(_READ_BUFFER[:size])
         return None
 
     def readConnectionLost(self, reason: Failure) -> None:
@@ -143,7 +144,10 @@ class QuickConnection(QuickEnds):
     def unregisterProducer(self) -> None:
         """Forget the producer, and that it was paused: the next one begins anew."""
         self.producerPaused = False
-        super().unregisterProducer()
+        if self.disconnecting or self.TLS:
+            super().unregisterProducer()
+        else:
+            self.producer = None  # which is all that Twisted's three methods do here
 
     def read_into(self, buffers: Sequence[memoryview]) -> int:
         """Read what there is into `buffers`, in order; for a `SocketReader`.
@@ -213,6 +217,18 @@ class QuickConnection(QuickEnds):
 
     def send_now(self, data: bytes | memoryview) -> None:
         """As `send_buffer`, with memory that the caller keeps: what must wait is copied."""
+        sent = 0
+        if self.connected and not (
+            self._writeDisconnected or self.dataBuffer or self._tempDataLen or self.patient
+        ):
+            # Nearly always, and all of it is sent.
+            try:
+                sent = self.socket.send(data)
+            except OSError as error:
+                self._note_failure(error)
+            if sent == len(data):
+                return
+            data = memoryview(data)[sent:]
         if not self.send_buffer(data):
             self.dataBuffer = bytes(self.dataBuffer)
 

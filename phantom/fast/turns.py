@@ -71,13 +71,13 @@ class Turns:
             if error.errno != errno.EINTR:
                 raise
             events = ()
-        reads = reactor._POLL_IN
+        reads, reads_or_writes = reactor._POLL_IN, reactor._POLL_IN | reactor._POLL_OUT
         for number, event in events:
             # One that an earlier event of this turn has closed is gone from there.
             selectable = selectables.get(number)
             if selectable is None:
                 continue
-            if event != reads:
+            if event & reads_or_writes != reads:
                 reactor._doReadOrWrite(selectable, number, event)
                 continue
             # Nearly every event; what follows is what the reactor does with it.
