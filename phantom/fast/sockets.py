@@ -141,6 +141,14 @@ class QuickConnection(QuickEnds):
         else:
             super().readConnectionLost(reason)
 
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Let a producer be paused and resumed."""
+        if self.producer is not None or self.disconnected or not streaming or self.TLS:
+            super().registerProducer(producer, streaming)
+        else:
+            self.producer = producer  # which is all that Twisted's two methods do here
+            self.streamingProducer = True
+
     def unregisterProducer(self) -> None:
         """Forget the producer, and that it was paused: the next one begins anew."""
         self.producerPaused = False

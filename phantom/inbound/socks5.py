@@ -114,8 +114,9 @@ class Socks5Protocol(Protocol):
         if self._version:
             self._keep_early(data)
             return
-        self._parser.receive_data(data)
-        while not self._over and (event := self._parser.next_event()) is not None:
+        parser = self._parser
+        parser.receive_data(data)
+        while parser.buffered and not self._over and (event := parser.next_event()) is not None:
             if isinstance(event, Reply):
                 self._write(event.data)
             elif isinstance(event, Request):
@@ -142,13 +143,13 @@ class Socks5Protocol(Protocol):
     # -- the request --------------------------------------------------------------------------
 
     def _start(self, request: Request) -> None:
-        self._disarm()
+        factory = self.factory
+        factory.greetings.stop(self)
         self._version = request.version
-        if early := self._parser.take_trailing_data():
-            self._keep_early(early)
+        if self._parser.buffered:
+            self._keep_early(self._parser.take_trailing_data())
         # Reading goes on while nothing comes: a reset shall be noticed, and an application
         # that waits for its answer, as nearly all do, costs no system call for it.
-        factory = self.factory
         self._near, far = relay_pair(factory.relay_ended, factory.half_closed)
         give_up = reach(factory.outbound, request.destination, far, self._reached)
         if self._near is not None:

@@ -164,7 +164,7 @@ class Stream:
             protocol.makeConnection(self)
         except Exception:
             self._protocol_failed()
-        if self._due:
+        if self._inbox or self._read_ended or self._end_reason is not None:
             self._deliver()
 
     @property
@@ -219,7 +219,7 @@ class Stream:
         """Half-close once everything written is sent; go on receiving."""
         if self._finish is None and self.state is not State.CLOSED:
             self._finish = FrameType.HALF_CLOSE
-            self._activate()
+            self._finish_soon()
 
     def loseConnection(self) -> None:
         """Close once everything written is sent; deliver nothing more."""
@@ -231,8 +231,8 @@ class Stream:
             self._mux.later(self._tell_end)
             return
         self._finish = FrameType.STREAM_CLOSE
-        self._activate()
-        if self.waiting or not self._may_finish:
+        self._finish_soon()
+        if self._end_reason is None and (self.waiting or not self._may_finish):
             self._mux.stream_closing(self)
 
     def abortConnection(self) -> None:
@@ -379,7 +379,9 @@ class Stream:
     def resumeProducing(self) -> None:
         """Deliver again."""
         self._paused = False
-        if self._protocol is not None and self._due:
+        if self._protocol is not None and (
+            self._inbox or self._read_ended or self._end_reason is not None
+        ):
             self._deliver()
 
     def stopProducing(self) -> None:
@@ -454,19 +456,39 @@ class Stream:
             size -= len(piece)
         return parts
 
-    def _send_finish(self, send_log: SendLog) -> None:
+    def _finish_soon(self) -> None:
+        """Send the frame that ends our direction: now, if there is nothing before it."""
+        session = self._mux.session
+        if session is None or self.waiting or self._parked or self.queued or not self._may_finish:
+            self._activate()
+            return
+        send_log = session.open_log()
+        if send_log is None:
+            self._activate()
+            return
+        self._send_finish(send_log, later=True)
+        if not session.flush_due:
+            session.wake()
+
+    def _send_finish(self, send_log: SendLog, *, later: bool = False) -> None:
+        """Append the frame that ends our direction.
+
+        Args:
+            send_log: Where.
+            later: Whether the protocol hears of the stream's end when the turn is over.
+        """
         kind = self._finish
         if kind is FrameType.HALF_CLOSE and self.state in SENDING:
             send_log.append(FrameType.HALF_CLOSE, self.stream_id)
             self._advance(Event.SEND_HALF_CLOSE)
             if self.state is State.CLOSED:
-                self._ended(_DONE)
+                self._ended(_DONE, later=later)
             elif self._half_closes:
                 self._tell(self._protocol.writeConnectionLost)
         elif kind is FrameType.STREAM_CLOSE and self.state is not State.CLOSED:
             send_log.append(FrameType.STREAM_CLOSE, self.stream_id)
             self._advance(Event.SEND_CLOSE)
-            self._ended(_DONE)
+            self._ended(_DONE, later=later)
 
     # -- receiving, called by the multiplexer ----------------------------------------------
 
@@ -622,11 +644,6 @@ class Stream:
             if event.name.startswith("RECEIVE"):
                 raise RemoteProtocolError(text) from None
             raise LocalProtocolError(text) from None
-
-    @property
-    def _due(self) -> bool:
-        """Whether there is anything that `_deliver` might do."""
-        return bool(self._inbox) or self._read_ended or self._end_reason is not None
 
     def _deliver(self) -> None:
         """Hand over what waits, until the protocol pauses us; then tell of the end."""
