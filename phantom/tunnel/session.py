@@ -415,10 +415,17 @@ class Session:
             if not self.flush_due:
                 self.wake()
 
-    def open_log(self) -> SendLog | None:
-        """Return the log if data may be put into it now, as it would be sent at once."""
-        link = self.link
+    def open_log(self, *, small: bool = False) -> SendLog | None:
+        """Return the log if data may be put into it now, as it would be sent at once.
+
+        Args:
+            small: Whether it is little.  Then a batch that is full is sent first: having to wait
+                for its turn costs a source more than its bytes do.
+        """
         send_log = self._log
+        if small and send_log.unsent >= send_log.batch and not self._flushing:
+            self._flush()
+        link = self.link
         if link is None or link.congested or send_log.unsent >= send_log.batch or self.ended:
             return None
         return send_log if send_log.has_room else None

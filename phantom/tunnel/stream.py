@@ -333,8 +333,8 @@ class Stream:
             and not self.queued
             and self.state in SENDING
         ):
-            send_log = session.open_log()
-        if session is None or send_log is None:
+            send_log = session.open_log(small=self.last_read < FULL_PAYLOAD // 2)
+        if session is None or send_log is None or self._source is not connection:
             self._parked = True
             connection.stopReading()
             self._activate()
