@@ -99,6 +99,7 @@ class Channel:
 
     def send(self, **message: Any) -> None:
         """Send a message, as a length (4, big endian) and JSON."""
+        self._flush()
         if len(self._unsent) > MAX_UNSENT:
             self._dropped += 1
             return
@@ -205,6 +206,7 @@ class _Commands(LineReceiver):
             b"reload": self._worker.reload,
             b"stop": self._worker.stop,
             b"hurry": self._worker.hurry,
+            b"answer": self._worker.answer,
         }
         words[line]()
 
@@ -277,6 +279,10 @@ class _Worker:
 
     def hurry(self) -> None:
         self._service.hurry()
+
+    def answer(self) -> None:
+        """Tell the parent that the reactor turns."""
+        self._channel.send(alive=True)
 
     def orphaned(self) -> None:
         """End soon: nobody would start this process again, or stop it."""

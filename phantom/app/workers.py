@@ -1,8 +1,8 @@
 """A server of several processes: the parent, which only supervises.
 
 The parent binds the ports, reads the files, and forks the workers, which all accept from the
-same listening sockets.  It passes on what the operator wants, writes what the workers log, and
-starts one again that has ended.  doc/adr/0016 says why it forks.
+same listening sockets.  It passes on what the operator wants, writes what the workers log, starts
+one again that has ended, and ends one that hangs.  doc/adr/0016 says why it forks.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from phantom.app.listening import address_text
 from phantom.app.server import ServerService, certificates, listeners, replay_file
 from phantom.app.share import Share
 from phantom.app.stopping import hurry_at_second_signal
+from phantom.app.watchdog import LOOK, MISSES, Watchdog
 from phantom.app.worker import Orders, run_worker
 from phantom.app.workers_folder import make_folder
 from phantom.config.schema import ServerConfig, ServerFile
@@ -69,6 +70,7 @@ class _Worker:
         failures: Ends in a row without having lived long.
         end: Its connection.
         ready: Whether it accepts links.
+        hung: Whether it was killed because it did not answer.
     """
 
     number: int
@@ -78,6 +80,7 @@ class _Worker:
     failures: int = 0
     end: _WorkerEnd | None = None
     ready: bool = False
+    hung: bool = False
 
 
 class _WorkerEnd(Int32StringReceiver):
@@ -137,6 +140,7 @@ class WorkersService(Service):
         self._stopping = False
         self._stopped: list[Deferred[None]] = []
         self._timers: set[IDelayedCall] = set()
+        self._watchdog = Watchdog(runtime, self._ask_all, self._replace_hung)
         self._rehearse()
 
     def _rehearse(self) -> None:
@@ -173,6 +177,8 @@ class WorkersService(Service):
     def _start_all(self) -> None:
         for worker in self._workers:
             self._start(worker)
+        if not self._stopping:
+            self._watchdog.start()
 
     def _start(self, worker: _Worker) -> None:
         if self._stopping:
@@ -182,7 +188,7 @@ class WorkersService(Service):
         self._incarnations += 1
         worker.incarnation = self._incarnations
         worker.since = self._runtime.clock.seconds()
-        worker.ready = False
+        worker.ready = worker.hung = False
         orders = Orders(
             incarnation=worker.incarnation,
             config=self._config,
@@ -228,7 +234,7 @@ class WorkersService(Service):
     # -- what workers say -------------------------------------------------------------------
 
     def told(self, worker: _Worker, message: dict[str, Any]) -> None:
-        """Take a worker's message: a log entry, or that it is ready."""
+        """Take a worker's message: a log entry, an answer, or that it is ready."""
         if message.get("dropped"):
             log.warn(
                 "worker {number}: {count} log entries were lost",
@@ -237,6 +243,8 @@ class WorkersService(Service):
             )
         if message.get("ready"):
             self._ready(worker)
+        elif message.get("alive"):
+            self._watchdog.answered(worker.incarnation)
         elif message.get("level") in _LEVELS:
             write = getattr(log, message["level"])
             write("worker {number}: {text}", number=worker.number, text=message.get("text"))
@@ -252,6 +260,30 @@ class WorkersService(Service):
                 count=len(self._config.allowed_clients),
                 workers=len(self._workers),
             )
+
+    # -- whether they live ------------------------------------------------------------------
+
+    def _ask_all(self) -> list[int]:
+        asked = [worker for worker in self._workers if worker.end is not None and not worker.hung]
+        for worker in asked:
+            assert worker.end is not None
+            worker.end.say("answer")
+        return [worker.incarnation for worker in asked]
+
+    def _replace_hung(self, incarnation: int) -> None:
+        """Kill a worker that does not answer; its end has another one started.
+
+        It is not asked to end first: it would hear that where it hears questions.
+        """
+        for worker in self._workers:
+            if worker.incarnation == incarnation and worker.end is not None:
+                worker.hung = True
+                log.error(
+                    "worker {number} has not answered for {seconds:.0f} s and is replaced",
+                    number=worker.number,
+                    seconds=MISSES * LOOK,
+                )
+                os.kill(worker.pid, signal.SIGKILL)
 
     # -- their end --------------------------------------------------------------------------
 
@@ -339,6 +371,7 @@ class WorkersService(Service):
         """Have the workers stop in good order, and wait for their end."""
         super().stopService()
         self._stopping = True
+        self._watchdog.stop()
         for timer in self._timers:
             if timer.active() and timer.func == self._start:  # type: ignore[attr-defined]
                 timer.cancel()

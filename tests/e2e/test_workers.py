@@ -161,6 +161,31 @@ def test_a_worker_that_crashes_takes_its_sessions_only(
                 assert works(connection)
 
 
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_replaced(make_tunnel: MakeTunnel, echo: TcpServer) -> None:
+    tunnel = make_tunnel("tcp", server={"workers": 2}, level="debug").start()
+    first, first_client = owner(tunnel), tunnel.client
+    with tunnel.connect(echo.port) as lost:
+        assert works(lost)
+        process = pid_of(tunnel, first)
+        before, start = len(tunnel.server.log()), time.monotonic()
+        os.kill(process, signal.SIGSTOP)
+        tunnel.start_client()
+        tunnel.server.wait_for("session begun", after=before)
+        assert owner(tunnel) != first
+        with tunnel.connect(echo.port) as kept:
+            while f"worker {first} has not answered" not in tunnel.server.log():
+                assert works(kept), "its sibling goes on"
+                assert Process(process).alive
+                time.sleep(0.1)
+                assert time.monotonic() < start + 50
+            tunnel.server.wait_for(rf"worker {first} was ended by signal 9, and 1 sessions")
+            wait_until(lambda: pid_of(tunnel, first) != process, "another worker in its place")
+            first_client.wait_for("session lost: the server does not know")
+            assert works(kept)
+    assert len(re.findall("has not answered", tunnel.server.log()[before:])) == 1
+
+
 @pytest.fixture
 def state_dir() -> Iterator[Path]:
     """A state directory whose path is short enough for sockets."""
