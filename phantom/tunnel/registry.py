@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -20,6 +20,7 @@ from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.frame import DeadEnd, FrameProtocol
 from phantom.tunnel.mux import Acceptor, MultiplexerProtocol, MuxLimits
 from phantom.tunnel.session import Session
+from phantom.tunnel.session_log import SessionLog
 
 log = make_logger()
 
@@ -95,6 +96,9 @@ class SessionRegistry:
         endpoints: The signed list of endpoints to push; empty for none.
         scheme: The encoded padding scheme to push; empty for none.
         others: The other worker processes; None where there are none.
+
+    Attributes:
+        log: How much may be written about each client's sessions.
     """
 
     def __init__(
@@ -121,6 +125,7 @@ class SessionRegistry:
         self._endpoints = endpoints
         self._scheme = scheme
         self._pool = BlockPool()
+        self.log = SessionLog(runtime.clock)
         self._sessions: dict[bytes, tuple[Session, MultiplexerProtocol]] = {}
         self._detached_limits = detached or DetachedLimits()
         # Sessions without a link, the longest without one first.
@@ -177,7 +182,7 @@ class SessionRegistry:
             if waiting is not None:
                 waiting.expiry.cancel()
             self._meters.count("session.resumed")
-            log.info("session resumed; {again} bytes sent again", again=again)
+            self._tell(link.peer_key, "session resumed; {again} bytes sent again", again=again)
         elif attach.next_sequence or attach.received or attach.session_id in self._gone:
             # Whatever was exchanged went to a process that is gone, or has expired here.
             self._refuse(link, attach, AttachStatus.SESSION_LOST)
@@ -219,7 +224,7 @@ class SessionRegistry:
         )
         self._sessions[attach.session_id] = session, mux
         self._meters.count("session.begun")
-        log.info("session begun; {count} live", count=len(self._sessions))
+        self._tell(link.peer_key, "session begun; {count} live", count=len(self._sessions))
         session.attach(link, attach)
         if self._endpoints:
             session.send(FrameType.ENDPOINTS, 0, self._endpoints)
@@ -271,7 +276,7 @@ class SessionRegistry:
             session.end(reason)
             return
         self._meters.count("session.detached")
-        log.info("session without a link: {why}", why=reason.getErrorMessage())
+        self._tell(session.peer_key, "session without a link: {why}", why=reason.getErrorMessage())
         expiry = self._runtime.call_later(
             self._detached_limits.timeout,
             session.end,
@@ -332,11 +337,16 @@ class SessionRegistry:
         if len(self._gone) > REMEMBERED_ENDS:
             del self._gone[next(iter(self._gone))]
         self._meters.count("session.ended")
-        log.info("session ended; {count} live", count=len(self._sessions))
+        self._tell(session.peer_key, "session ended; {count} live", count=len(self._sessions))
         if not self._sessions:
             done, self._empty = self._empty, []
             for deferred in done:
                 deferred.callback(None)
+
+    def _tell(self, client: bytes | None, text: str, **figures: Any) -> None:
+        """Write a line about a client's session, for debugging only if there were many."""
+        write = log.info if self.log.allows(client) else log.debug
+        write(text, **figures)
 
     # -- operation ------------------------------------------------------------------------
 
@@ -467,7 +477,8 @@ class PendingLink:
 
     def protocol_failed(self, link: FrameProtocol, error: RemoteProtocolError) -> None:
         """Drop the link."""
-        log.warn("link dropped: the peer broke the protocol: {error}", error=str(error))
+        write = log.warn if self._registry.log.allows(self.client_key) else log.debug
+        write("link dropped: the peer broke the protocol: {error}", error=str(error))
         self.drop()
 
     def link_lost(self, link: FrameProtocol, reason: Failure) -> None:
