@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from phantom.core.backoff import backoff
 from phantom.core.budget import TokenBucket
+from phantom.core.detached import DETACHED_TIMEOUT
 from phantom.core.endpoint_list import ServerEndpoint
 from phantom.core.freezes import Freezes
 from phantom.core.session import BlockPool
@@ -28,8 +29,8 @@ from phantom.tunnel.attempt import Connect, Race
 from phantom.tunnel.endpoints import KnownEndpoints
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.mux import MultiplexerProtocol, MuxLimits
-from phantom.tunnel.registry import Drain
 from phantom.tunnel.session import Session
+from phantom.tunnel.session_drain import Drain
 from phantom.tunnel.surroundings import Surroundings
 
 log = make_logger()
@@ -79,7 +80,7 @@ class DialerSettings:
     limits: MuxLimits
     keepalive: float
     drain_timeout: float
-    detached_timeout: float = 300.0
+    detached_timeout: float = DETACHED_TIMEOUT
     link_max_age: float = 0.0
     on_scheme: Callable[[bytes], None] | None = None
 

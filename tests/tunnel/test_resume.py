@@ -13,9 +13,9 @@ from support.tunnel import SOMEWHERE, Joined, Recorder
 from twisted.python.failure import Failure
 
 from phantom.address import Destination
+from phantom.core.detached import DetachedLimits
 from phantom.core.wire import FrameType
 from phantom.errors import Outcome, RelayError, SessionError
-from phantom.tunnel.registry import DetachedLimits
 
 SLOW = Destination("slow.example", 443)
 MIB = 1024 * 1024
