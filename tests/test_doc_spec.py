@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from phantom.config.schema import ServerConfig
+from phantom.config.schema_server import ServerConfig
 from phantom.core import detached, freshness, handshake, opening, session, wire
 from phantom.core.stream import TRANSITIONS, Event
 from phantom.crypto import kdf

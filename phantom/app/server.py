@@ -30,7 +30,8 @@ from phantom.carriers.tls_engine import H2_ALPN, HTTP1_ALPN, ServerEngines
 from phantom.carriers.tls_server import TLSServerFactory, server_engines
 from phantom.config.announced import announced_list
 from phantom.config.load import load_server
-from phantom.config.schema import ServerConfig, ServerFile
+from phantom.config.schema import ServerFile
+from phantom.config.schema_server import ServerConfig
 from phantom.core.admission import PREFIX_SHARE, Admission, place_limits
 from phantom.core.detached import DetachedLimits
 from phantom.core.egress import EgressPolicy

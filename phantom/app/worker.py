@@ -31,7 +31,8 @@ from phantom.app.server import ServerService
 from phantom.app.shaping import server_shaping
 from phantom.app.share import Share
 from phantom.carriers.tls_engine import ServerEngines
-from phantom.config.schema import ServerConfig, ServerFile
+from phantom.config.schema import ServerFile
+from phantom.config.schema_server import ServerConfig
 from phantom.runtime import system_runtime
 from phantom.telemetry import Meters
 from phantom.tunnel.shared_memory import SharedClaims, SharedSecrets

@@ -32,7 +32,8 @@ from phantom.app.stopping import hurry_at_second_signal
 from phantom.app.watchdog import LOOK, MISSES, Watchdog
 from phantom.app.worker import Orders, run_worker
 from phantom.app.workers_folder import make_folder
-from phantom.config.schema import ServerConfig, ServerFile
+from phantom.config.schema import ServerFile
+from phantom.config.schema_server import ServerConfig
 from phantom.core.backoff import backoff
 from phantom.core.handshake import INSTANCE_SIZE
 from phantom.errors import ConfigurationError

@@ -15,14 +15,9 @@ from phantom.config.keys import chmod_advice, read_private_key_file, read_secret
 from phantom.config.kinds import ItemsError
 from phantom.config.places import client_config_candidates
 from phantom.config.rules import check_client, check_server, read_allowed_clients
-from phantom.config.schema import (
-    ClientConfig,
-    ClientFile,
-    EgressConfig,
-    LoggingConfig,
-    ServerConfig,
-    ServerFile,
-)
+from phantom.config.schema import ClientFile, LoggingConfig, ServerFile
+from phantom.config.schema_client import ClientConfig
+from phantom.config.schema_server import EgressConfig, ServerConfig
 from phantom.config.setting import default_value, setting_of
 from phantom.config.values import AllowedClient
 from phantom.errors import ConfigurationError, ConfigurationErrors

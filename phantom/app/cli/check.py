@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from phantom.config.schema import ClientConfig, ClientFile, ServerConfig, ServerFile
+    from phantom.config.schema import ClientFile, ServerFile
+    from phantom.config.schema_client import ClientConfig
+    from phantom.config.schema_server import ServerConfig
 
 
 @click.command()
