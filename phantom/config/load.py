@@ -11,7 +11,7 @@ import attrs
 
 from phantom.config.document import Document, KeyPath, dotted, read_document
 from phantom.config.identity_keys import IdentityKey
-from phantom.config.keys import chmod_advice, read_private_key_file, read_secret_file
+from phantom.config.key_files import chmod_advice, read_private_key_file, read_secret_file
 from phantom.config.kinds import ItemsError
 from phantom.config.places import client_config_candidates
 from phantom.config.rules import check_client, check_server, read_allowed_clients

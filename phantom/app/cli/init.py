@@ -203,7 +203,7 @@ def _write(
         ConfigurationErrors: Mistakes in the options, named as such.
     """
     from phantom.config.document import parse_document
-    from phantom.config.keys import tell_os_error, write_private_file
+    from phantom.config.key_files import tell_os_error, write_private_file
     from phantom.config.load import load_document
     from phantom.errors import ConfigurationError, ConfigurationErrors
 
