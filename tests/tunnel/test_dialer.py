@@ -6,8 +6,9 @@ import itertools
 
 import attrs
 import pytest
+from support.keys import CLIENT_PUBLIC
 from support.runtime import fake_runtime
-from support.stack import CLIENT_PUBLIC, Stack, at
+from support.stack import Stack, at
 from support.tunnel import SOMEWHERE, Recorder
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure

@@ -7,8 +7,9 @@ from typing import Any
 import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.keys import CLIENT_PUBLIC
 from support.pipes import byte_by_byte, step
-from support.stack import CLIENT_PUBLIC, Stack
+from support.stack import Stack
 from support.tunnel import SOMEWHERE, Joined, Recorder
 from twisted.python.failure import Failure
 
