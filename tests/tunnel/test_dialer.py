@@ -135,7 +135,7 @@ def test_an_attempt_that_fell_silent_with_the_link_is_not_waited_for() -> None:
     stack.outbound.connect(SOMEWHERE, protocol)
     stack.run(20)
     protocol.transport.write(b"x")
-    stack.dialer._renew()
+    stack.dialer._renewal.now()
     stack.run(0.07)
     old, new = stack.pipes
     old.stall()
