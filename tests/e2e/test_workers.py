@@ -170,15 +170,20 @@ def test_a_worker_that_hangs_is_replaced(make_tunnel: MakeTunnel, echo: TcpServe
         process = pid_of(tunnel, first)
         before, start = len(tunnel.server.log()), time.monotonic()
         os.kill(process, signal.SIGSTOP)
-        tunnel.start_client()
-        tunnel.server.wait_for("session begun", after=before)
-        assert owner(tunnel) != first
-        with tunnel.connect(echo.port) as kept:
+        try:
+            tunnel.start_client()
+            tunnel.server.wait_for("session begun", after=before)
+            assert owner(tunnel) != first
+            kept = tunnel.connect(echo.port)
             while f"worker {first} has not answered" not in tunnel.server.log():
                 assert works(kept), "its sibling goes on"
                 assert Process(process).alive
                 time.sleep(0.1)
                 assert time.monotonic() < start + 50
+        except BaseException:
+            os.kill(process, signal.SIGKILL)  # nobody else would end it
+            raise
+        with kept:
             tunnel.server.wait_for(rf"worker {first} was ended by signal 9, and 1 sessions")
             wait_until(lambda: pid_of(tunnel, first) != process, "another worker in its place")
             first_client.wait_for("session lost: the server does not know")
