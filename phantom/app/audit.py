@@ -24,7 +24,8 @@ from phantom.audit.flows import Flow
 from phantom.audit.nginx import Nginx, find_nginx
 from phantom.audit.site import Site
 from phantom.audit.verdict import Verdict
-from phantom.config.schema import ClientConfig, ServerConfig
+from phantom.config.schema_client import ClientConfig
+from phantom.config.schema_server import ServerConfig
 from phantom.runtime import Runtime
 
 T = TypeVar("T")

@@ -22,8 +22,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from phantom.carriers import tls_utls
 from phantom.config.announced import AnnouncedEndpoint, announced_list
-from phantom.config.keys import PublicKey, chmod_advice, read_regular_file
-from phantom.config.schema import LEAST_STREAM_MEMORY, MiB
+from phantom.config.key_files import chmod_advice, read_regular_file
+from phantom.config.keys import PublicKey
+from phantom.config.schema_shared import LEAST_STREAM_MEMORY, MiB
 from phantom.config.values import AllowedClient, ListenAddress, show_size
 from phantom.core.window import DEFAULT_WINDOW_LIMIT
 from phantom.errors import ConfigurationError

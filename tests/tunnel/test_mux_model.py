@@ -22,10 +22,10 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from support.pipes import seeded_split, step
 from support.tunnel import Joined, Recorder
 
+from phantom.core.detached import DetachedLimits
 from phantom.core.wire import Attach, FrameType, pack_frame
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.mux import MuxLimits
-from phantom.tunnel.registry import DetachedLimits
 from phantom.tunnel.session import DeadEnd
 from phantom.tunnel.stream import Stream
 
