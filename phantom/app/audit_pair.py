@@ -15,7 +15,8 @@ from phantom.app.demo import NAME, key_text, make_certificate, write_private
 from phantom.app.server import ServerService
 from phantom.config.keys import PrivateKey
 from phantom.config.load import load_client, load_server
-from phantom.config.schema import ClientConfig, ServerConfig
+from phantom.config.schema_client import ClientConfig
+from phantom.config.schema_server import ServerConfig
 from phantom.config.values import ListenAddress, TLSPin, UnixSocket
 from phantom.core.egress import EgressRule
 from phantom.core.endpoint_list import Carrier, ServerEndpoint

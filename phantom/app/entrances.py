@@ -16,7 +16,7 @@ from phantom.carriers.proxy_protocol import H2, HTTP1, Front, ProxyProtocolFacto
 from phantom.carriers.strangers import Strangers
 from phantom.carriers.tls_engine import ServerEngines
 from phantom.carriers.tls_server import TLSServerFactory
-from phantom.config.schema import ServerConfig
+from phantom.config.schema_server import ServerConfig
 from phantom.core.admission import PREFIX_SHARE, Admission, place_limits
 from phantom.core.handshake import INSTANCE_SIZE, Mode
 from phantom.inbound.tunnel import Gate, TunnelFactory

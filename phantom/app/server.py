@@ -22,7 +22,9 @@ from phantom.carriers.tls_engine import H2_ALPN, HTTP1_ALPN, ServerEngines
 from phantom.carriers.tls_server import server_engines
 from phantom.config.announced import announced_list
 from phantom.config.load import load_server
-from phantom.config.schema import ServerConfig, ServerFile
+from phantom.config.schema import ServerFile
+from phantom.config.schema_server import ServerConfig
+from phantom.core.detached import DetachedLimits
 from phantom.core.egress import EgressPolicy
 from phantom.core.endpoint_list import EndpointList
 from phantom.core.limits import Limits
@@ -34,7 +36,7 @@ from phantom.outbound.own_addresses import own_addresses
 from phantom.runtime import Runtime, system_runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.mux import MuxLimits
-from phantom.tunnel.registry import DetachedLimits, SessionRegistry
+from phantom.tunnel.registry import SessionRegistry
 from phantom.tunnel.replay_file import ReplayFile, boot_epoch
 
 log = make_logger()

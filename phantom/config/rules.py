@@ -23,9 +23,10 @@ from cryptography.hazmat.primitives.serialization import (
 from phantom.carriers import tls_utls
 from phantom.carriers.tls_groups import AUTO, unknown_groups
 from phantom.config.announced import AnnouncedEndpoint, announced_list
-from phantom.config.keys import PublicKey, chmod_advice, read_regular_file
+from phantom.config.key_files import chmod_advice, read_regular_file
+from phantom.config.keys import PublicKey
 from phantom.config.kinds import quote
-from phantom.config.schema import LEAST_STREAM_MEMORY, MiB
+from phantom.config.schema_shared import LEAST_STREAM_MEMORY, MiB
 from phantom.config.values import (
     AllowedClient,
     IPNetwork,

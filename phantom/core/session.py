@@ -244,7 +244,9 @@ class SendLog:
             LocalProtocolError: The payload is too long for a record.
         """
         size = HEADER_SIZE + length
-        run = self._run_with_room(size)
+        run = self._open
+        if run is None or run.end + size > BLOCK_SIZE or run.end + size > run.start + FULL_RECORD:
+            run = self._begin_run(size)
         view = run.block.view
         position = run.end
         pack_header_into(view, position, kind << 24 | stream_id, length)
@@ -253,15 +255,9 @@ class SendLog:
             stop = position + len(part)
             view[position:stop] = part
             position = stop
-        self._grow(run, length, data=kind == FrameType.DATA)
-
-    def _grow(self, run: Run, length: int, *, data: bool) -> None:
-        """Count a frame with `length` bytes of payload, written behind the others of `run`."""
-        size = HEADER_SIZE + length
-        run.end += size
-        run.block.cursor = run.end
+        run.end = run.block.cursor = position
         run.frames += 1
-        if data and length > SMALL_PAYLOAD:
+        if length > SMALL_PAYLOAD and kind == FrameType.DATA:
             run.long = True
         self.next_sequence += 1
         self.size += size
@@ -321,36 +317,36 @@ class SendLog:
                 return
             size = min(length, len(piece))
             length -= size
-            self._append_in_place(block, stream_id, size)
+            # A DATA frame whose payload lies behind the block's cursor already.
+            start = block.cursor
+            pack_header_into(block.view, start, stream_id, size)
+            end = start + HEADER_SIZE + size
+            run = self._open
+            if (
+                run is None
+                or run.block is not block
+                or run.end != start
+                or end - run.start > FULL_RECORD
+            ):
+                if run is not None:
+                    self._unsent.append(run)
+                self._block = block
+                block.live += 1
+                run = self._open = Run(block, self.next_sequence)
+            run.end = block.cursor = end
+            run.frames += 1
+            if size > SMALL_PAYLOAD:
+                run.long = True
+            self.next_sequence += 1
+            self.size += end - start
+            self.unsent += end - start
 
-    def _append_in_place(self, block: Block, stream_id: int, length: int) -> None:
-        """Append a DATA frame whose payload lies behind the block's cursor already."""
-        start = block.cursor
-        pack_header_into(block.view, start, stream_id, length)
-        end = start + HEADER_SIZE + length
-        run = self._open
-        if (
-            run is None
-            or run.block is not block
-            or run.end != start
-            or end - run.start > FULL_RECORD
-        ):
-            if run is not None:
-                self._unsent.append(run)
-            self._block = block
-            block.live += 1
-            run = self._open = Run(block, self.next_sequence)
-        self._grow(run, length, data=True)
-
-    def _run_with_room(self, size: int) -> Run:
+    def _begin_run(self, size: int) -> Run:
+        """Begin a run for a frame of `size` bytes, its header included."""
         if size > MAX_RECORD_PLAINTEXT:
             raise LocalProtocolError("a frame does not fit a record")
-        run = self._open
-        if run is not None:
-            room = BLOCK_SIZE - run.end
-            if run.end - run.start + size <= FULL_RECORD and size <= room:
-                return run
-            self._unsent.append(run)
+        if self._open is not None:
+            self._unsent.append(self._open)
         block = self._block
         if block is None or BLOCK_SIZE - block.cursor < size:
             block = self._block = self._pool.acquire()

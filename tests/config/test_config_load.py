@@ -28,7 +28,9 @@ from phantom.config import load
 from phantom.config.document import parse_document
 from phantom.config.keys import PrivateKey
 from phantom.config.load import load_any, load_client, load_document, load_server
-from phantom.config.schema import ClientConfig, ClientFile, EgressConfig, ServerConfig, ServerFile
+from phantom.config.schema import ClientFile, ServerFile
+from phantom.config.schema_client import ClientConfig
+from phantom.config.schema_server import EgressConfig, ServerConfig
 from phantom.config.values import ListenAddress, UnixSocket
 from phantom.core.egress import EgressRule
 from phantom.errors import ConfigurationError, ConfigurationErrors

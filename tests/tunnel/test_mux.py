@@ -127,7 +127,7 @@ def test_two_ends_that_close_on_one_anothers_data_do_not_wait_for_ever() -> None
     server.transport.loseConnection()
     joined.run(3 * STREAM_DRAIN_TIMEOUT)
     for mux in (joined.mux, joined.server_mux):
-        assert not mux.streams and not mux._undelivered
+        assert not mux.streams and not mux.undelivered
         assert mux._pool.free == free
     assert protocol.lost is not None and not protocol.clean
     assert server.lost is not None and not server.clean
@@ -422,7 +422,7 @@ def test_thousands_of_streams_leave_nothing_behind() -> None:
         joined.run(0.0)
     joined.run()
     for mux in (joined.mux, joined.server_mux):
-        assert not mux.streams and not mux._undelivered and not len(mux._scheduler)
+        assert not mux.streams and not mux.undelivered and not len(mux._scheduler)
         assert mux._pool.free == free
     assert joined.session._log.size == 0 and joined.server_session._log.size == 0
 
@@ -573,7 +573,7 @@ def test_streams_that_end_unread_in_one_turn_keep_to_their_number() -> None:
             stream.write(b"unread")
             stream.loseConnection()
         joined.run()
-    assert len(joined.server_mux._undelivered) == 8
+    assert len(joined.server_mux.undelivered) == 8
     lost = [p for p in joined.server_protocols.values() if p.lost is not None]
     assert len(lost) == 24 and not any(p.clean for p in lost)
 
