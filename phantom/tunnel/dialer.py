@@ -15,9 +15,9 @@ from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
+from phantom.core.blocks import BlockPool
 from phantom.core.detached import DETACHED_TIMEOUT
 from phantom.core.endpoint_list import ServerEndpoint
-from phantom.core.session import BlockPool
 from phantom.core.wire import SESSION_ID_SIZE, GoawayReason
 from phantom.errors import HandshakeError, PhantomError, SessionError
 from phantom.runtime import Runtime

@@ -14,17 +14,11 @@ from typing import Protocol
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
+from phantom.core.blocks import BlockPool
 from phantom.core.budget import TokenBucket
 from phantom.core.freshness import Freshness
-from phantom.core.session import (
-    BATCH,
-    FULL_RECORD,
-    SMALL_RECORD,
-    BlockPool,
-    LinkCursor,
-    ReceiveLog,
-    SendLog,
-)
+from phantom.core.received import LinkCursor, ReceiveLog
+from phantom.core.session import BATCH, FULL_RECORD, SMALL_RECORD, SendLog
 from phantom.core.wire import (
     HEADER_SIZE,
     SEQUENCED,

@@ -334,7 +334,9 @@ class Stream:
             and self.state in SENDING
         ):
             send_log = session.open_log(small=self.last_read < FULL_PAYLOAD // 2)
-        if session is None or send_log is None or self._source is not connection:
+        if self._source is not connection:
+            return None  # let go of meanwhile, by what was sent: it reads by itself again
+        if session is None or send_log is None:
             self._parked = True
             connection.stopReading()
             self._activate()

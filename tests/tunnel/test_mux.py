@@ -590,3 +590,45 @@ def test_a_crowd_of_streams_keeps_less_each() -> None:
     streams[-1].write(b"x")
     joined.open()
     assert joined.mux.high_water == 128 * 1024
+
+
+class Source:
+    """A connection that a stream reads; whether somebody waits for it is all that counts."""
+
+    reader: Any = None
+    read_end = None
+    waits = True
+
+    def stopReading(self) -> None:
+        self.waits = False
+
+    def resumeProducing(self) -> None:
+        self.waits = True
+
+    def pauseProducing(self) -> None:
+        self.waits = False
+
+    def read_into(self, buffers: Any) -> int:
+        buffers[0][:4] = b"late"
+        return 4
+
+
+def test_a_source_let_go_while_others_are_sent_is_not_parked(monkeypatch: Any) -> None:
+    """Making room for what it brings sends what waits, and that may end anything."""
+    joined = Joined()
+    stream, _ = joined.open()
+    joined.run()
+    source: Any = Source()
+    stream.registerProducer(source, True)
+    stream.use_source(source)
+    open_log = joined.session.open_log
+
+    def lets_go(**options: bool) -> Any:
+        stream.unregisterProducer()
+        return open_log(**options)
+
+    monkeypatch.setattr(joined.session, "open_log", lets_go)
+    assert stream.read_from(source) is None
+    joined.run()
+    assert source.waits, "nobody would ever read it again"
+    assert joined.server_protocols[1].data == b""
