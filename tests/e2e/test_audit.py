@@ -73,8 +73,9 @@ def test_tls_that_an_nginx_ends() -> None:
     _status, verdicts = audited("--carrier", "nginx", "--only", "client-hello,probes,replays")
     assert verdicts["client-hello"]["status"] == verdicts["replays"]["status"] == "passed"
     found = [line for line in verdicts["probes"]["details"] if ": after " not in line]
-    # ssl_preread waits for more; see doc/probing.md.
-    assert {line.partition(":")[0] for line in found} <= {"SOCKS5", "TLS bad length"}
+    # ssl_preread waits for more, or closes a moment earlier or later; see doc/probing.md.
+    told = {"SOCKS5", "TLS bad length", "1 random bytes", "17410 random bytes"}
+    assert {line.partition(":")[0] for line in found} <= told
 
 
 def config(folder: Path, **client: str) -> list[str]:
