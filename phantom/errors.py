@@ -154,11 +154,10 @@ class Outcome(IntEnum):
     @classmethod
     def from_wire(cls, code: int) -> Outcome:
         """Return the outcome for a received code; an unknown or local-only one is FAILED."""
-        try:
-            outcome = cls(code)
-        except ValueError:
-            return cls.FAILED
-        return outcome if outcome < 0x80 else cls.FAILED
+        return _FROM_WIRE.get(code, cls.FAILED)
+
+
+_FROM_WIRE = {int(outcome): outcome for outcome in Outcome if outcome < 0x80}
 
 
 class Explanation(NamedTuple):

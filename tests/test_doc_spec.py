@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from phantom.config.schema import ServerConfig
-from phantom.core import freshness, handshake, opening, session, wire
+from phantom.config.schema_server import ServerConfig
+from phantom.core import detached, freshness, handshake, opening, session, wire
 from phantom.core.stream import TRANSITIONS, Event
 from phantom.crypto import kdf
 from phantom.crypto.records import RecordSealer
@@ -128,9 +128,9 @@ def test_numbers_of_wire() -> None:
         f"only after {acknowledge.STALL_LIMIT:.0f} s",
         f"for a moment more ({tunnel_session.SUPERSEDED_LINGER:.0f} s here)",
         f"DATA is cut to {session.SMALL_PAYLOAD} bytes",
-        f"`detached_timeout`, {registry.DETACHED_TIMEOUT:.0f} s by default",
-        f"{registry.DETACHED_MEMORY_PER_CLIENT // 2**20} MiB for one client and "
-        f"{registry.DETACHED_MEMORY // 2**20} MiB in all",
+        f"`detached_timeout`, {detached.DETACHED_TIMEOUT:.0f} s by default",
+        f"{detached.DETACHED_MEMORY_PER_CLIENT // 2**20} MiB for one client and "
+        f"{detached.DETACHED_MEMORY // 2**20} MiB in all",
         f"nothing was heard of it for {registry.SILENT:.0f} s",
         f"({registry.REMEMBERED_ENDS} of them are remembered)",
         f"the answer not come within {tunnel_session.PROPOSAL_TIMEOUT:.0f} s",

@@ -106,11 +106,22 @@ def check_installed(environment: Environment, home: Path) -> None:
     assert "Usage: phantom" in usage
 
 
+def check_unit(environment: Environment) -> None:
+    """Check that the systemd unit is where the documentation and `phantom init` say."""
+    installed = environment.folder / "share" / "phantom" / "phantom-server.service"
+    assert installed.read_text() == (ROOT / "contrib" / "phantom-server.service").read_text()
+    config = environment.folder / "server.toml"
+    phantom = environment.folder / "bin" / "phantom"
+    said = run(phantom, "init", "server", "--output", config, cwd=environment.folder)
+    assert said.splitlines()[-1] == f"or let systemd start it; a unit to adapt is {installed}"
+
+
 @pytest.mark.slow
 def test_an_installed_wheel_works(environment: Environment, source: Path, tmp_path: Path) -> None:
     wheel = build("wheel", source, tmp_path / "dist")
     environment.install(wheel)
     check_installed(environment, environment.packages)
+    check_unit(environment)
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert "phantom/py.typed" in names
@@ -130,6 +141,7 @@ def test_an_installed_sdist_works(environment: Environment, source: Path, tmp_pa
     assert not [name for name in names if "__pycache__" in name or name.endswith("dropin.cache")]
     environment.install(sdist)
     check_installed(environment, environment.packages)
+    check_unit(environment)
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ DEFECTS = {
             "::test_an_application_hears_of_success_when_the_server_is_connected",
             "outbound/test_tunnel_outbound.py::test_the_true_outcome_crosses_the_tunnel",
             "inbound/test_socks5.py::test_answers_only_when_connected_and_then_relays_both_ways",
-            "inbound/test_http.py"
+            "inbound/test_http_tunnels.py"
             "::test_connect_answers_only_when_the_outbound_has_and_passes_on_what_came_early",
         ),
     ),
@@ -139,7 +139,7 @@ DEFECTS = {
             "inbound/test_socks5.py::test_early_data_stops_the_reading_and_arrives_in_order",
             "inbound/test_http.py::test_a_password_is_asked_for_and_the_connection_kept",
             "inbound/test_http.py::test_a_request_and_its_response",
-            "inbound/test_http.py"
+            "inbound/test_http_tunnels.py"
             "::test_connect_answers_only_when_the_outbound_has_and_passes_on_what_came_early",
         ),
     ),

@@ -82,10 +82,11 @@ def key_pair() -> tuple[str, str]:
 
 def known_settings(tree: Path) -> str:
     """Return the text that declares the settings of a checkout."""
-    try:
-        return (tree / "phantom" / "config" / "schema.py").read_text()
-    except OSError:
-        raise Unavailable(f"no phantom in {tree}") from None
+    # One file in older checkouts, several since.
+    files = sorted((tree / "phantom" / "config").glob("schema*.py"))
+    if not files:
+        raise Unavailable(f"no phantom in {tree}")
+    return "".join(file.read_text() for file in files)
 
 
 def phantom(place: Place, variant: Variant, tree: Path) -> Commands:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Callable, Collection
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,16 +16,17 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 
 from phantom.address import Destination
-from phantom.app.audit_pair import Pair, fresh_pair
+from phantom.app.audit_pair import CERTIFICATE, KEY, Pair, for_front, fresh_pair
 from phantom.app.demo import NAME
 from phantom.audit import browse, knock, prober, report
 from phantom.audit.capture import Watch, sees_segments, watch
 from phantom.audit.detectors import post_handshake, probing
 from phantom.audit.flows import Flow
-from phantom.audit.nginx import Nginx, find_nginx
+from phantom.audit.nginx import Front, Nginx, find_nginx
 from phantom.audit.site import Site
 from phantom.audit.verdict import Verdict
-from phantom.config.schema import ClientConfig, ServerConfig
+from phantom.config.schema_client import ClientConfig
+from phantom.config.schema_server import ServerConfig
 from phantom.runtime import Runtime
 
 T = TypeVar("T")
@@ -32,8 +34,9 @@ T = TypeVar("T")
 #: Seconds between keepalives while they are watched, in place of the configured ones, which
 #: would take minutes; jitter is relative.
 IDLE_INTERVAL = 0.3
-#: Seconds that the idle link is watched.
-_IDLE = 7.0
+#: Seconds that the idle link is watched: some 30 gaps.  Of 15 one run in 500 looks regular by
+#: chance (simulated with the jitter of `phantom.tunnel.frame`), of 30 none of 4,000.
+_IDLE = 14.0
 #: Seconds each answer of the site takes, as one a thousand kilometres behind the server.
 _SITE_DELAY = 0.03
 #: Pages that one client loads while its connections are counted.
@@ -78,6 +81,8 @@ class LiveAudit:
         settings: How much is done.
         pair: The settings of a server and a client; a fresh pair when None.
         tls: Whether the fresh pair uses TLS.
+        front: Whether an nginx before the fresh server ends TLS, as the settings of a server
+            that only listens to fronts say by themselves.
         say: Told what is being done, and how far it is: a text, done, in all.
 
     Attributes:
@@ -91,12 +96,17 @@ class LiveAudit:
         *,
         pair: tuple[ServerConfig, ClientConfig] | None,
         tls: bool,
+        front: bool = False,
         say: Callable[[str, int, int], object],
     ) -> None:
         self._runtime = runtime
         self._settings = settings
         self._given = pair
-        self._tls = tls if pair is None else pair[0].tls_cert is not None
+        if pair is not None:
+            front = pair[0].has_front and not pair[0].listen
+            tls = pair[0].tls_cert is not None
+        self._front = front
+        self._tls = tls or front
         self._say = say
         self._chance = random.Random(runtime.entropy(16))
         self.capture = ""
@@ -128,15 +138,23 @@ class LiveAudit:
         wanted = set(self._settings.detectors)
         site = await self._in_thread(Site, folder, _SITE_DELAY)
         self._closing.append(site.stop)
-        server, client = self._given or fresh_pair(self._runtime, folder, tls=self._tls)
-        nginx = await self._start_nginx(folder, server)
+        program = find_nginx()
+        server, client = self._given or fresh_pair(
+            self._runtime, folder, tls=self._tls and not self._front
+        )
+        if self._front:
+            server, client = for_front(self._runtime, folder, (server, client))
+        nginx = await self._start_nginx(folder, server, program)
         decoy = None
         if nginx is not None and self._given is None:
             decoy = Destination(_LOOPBACK, nginx.plain), Destination(_LOOPBACK, nginx.h2c)
-        pair = Pair(self._runtime, folder / "a", server, client, site.port, decoy=decoy)
-        idle = Pair(self._runtime, folder / "b", server, client, site.port, keepalive=IDLE_INTERVAL)
+        make = partial(Pair, self._runtime, front=self._front)
+        pair = make(folder / "a", server, client, site.port, decoy=decoy)
+        idle = make(folder / "b", server, client, site.port, keepalive=IDLE_INTERVAL)
         pair.start()
         idle.start()
+        if self._front:
+            await self._start_front(folder, [pair, idle], program)
         # It waits most of the time, so it costs nothing beside the rest.
         watching = Deferred.fromCoroutine(self._watch_idle(idle, wanted))
         try:
@@ -151,9 +169,26 @@ class LiveAudit:
         verdicts = {**active, **passive}
         return [verdicts[name] for name in report.DETECTORS if name in verdicts]
 
-    async def _start_nginx(self, folder: Path, server: ServerConfig) -> Nginx | None:
+    async def _start_front(self, folder: Path, pairs: list[Pair], program: str | None) -> None:
+        """Put an nginx that ends TLS before each server."""
+        work = folder / "front"
+        work.mkdir()
+        behind = [pair.sockets for pair in pairs]
+
+        def start() -> Front:
+            if program is None:
+                raise OSError("there is no nginx here to end TLS before the server")
+            return Front(program, work, folder / CERTIFICATE, folder / KEY, behind)
+
+        front = await self._in_thread(start)
+        self._closing.append(front.stop)
+        for pair, port in zip(pairs, front.ports, strict=True):
+            pair.behind(port)
+
+    async def _start_nginx(
+        self, folder: Path, server: ServerConfig, program: str | None
+    ) -> Nginx | None:
         """Start what the server is to be mistaken for, if there is anything to start."""
-        program = find_nginx()
         wanted = {"post-handshake", "probes", "replays"} & set(self._settings.detectors)
         if not (wanted and self._tls and program) or self._settings.decoy_port is not None:
             return None
@@ -166,16 +201,12 @@ class LiveAudit:
             root.mkdir()
             root.chmod(0o755)
             (root / "index.html").write_text("<!doctype html><title>site</title><p>Welcome.\n")
-        assert server.tls_cert is not None and server.tls_key is not None
+        certificate, key = server.tls_cert, server.tls_key
+        if certificate is None or key is None:
+            certificate, key = folder / CERTIFICATE, folder / KEY
         work = folder / "nginx"
         work.mkdir()
-
-        def start() -> Nginx:
-            assert program is not None and server.tls_cert is not None
-            assert server.tls_key is not None
-            return Nginx(program, work, root, server.tls_cert, server.tls_key)
-
-        nginx = await self._in_thread(start)
+        nginx = await self._in_thread(Nginx, program, work, root, certificate, key)
         self._closing.append(nginx.stop)
         return nginx
 

@@ -17,8 +17,9 @@ from phantom.app.server import ServerService
 from phantom.audit.site import NAMES
 from phantom.config.keys import PrivateKey
 from phantom.config.load import load_client, load_server
-from phantom.config.schema import ClientConfig, ServerConfig
-from phantom.config.values import ListenAddress
+from phantom.config.schema_client import ClientConfig
+from phantom.config.schema_server import ServerConfig
+from phantom.config.values import ListenAddress, TLSPin, UnixSocket
 from phantom.core.egress import EgressRule
 from phantom.core.endpoint_list import Carrier, ServerEndpoint
 from phantom.errors import HandshakeError
@@ -37,7 +38,9 @@ private_key = "{server_key}"
 allowed_clients = ["{client_public}"]
 state_dir = "state"
 """
-_SERVER_TLS = 'tls_cert = "cert.pem"\ntls_key = "key.pem"\n'
+#: What `make_certificate` writes.
+CERTIFICATE, KEY = "cert.pem", "key.pem"
+_SERVER_TLS = f'tls_cert = "{CERTIFICATE}"\ntls_key = "{KEY}"\n'
 _CLIENT = """\
 [client]
 server = "127.0.0.1:1"
@@ -45,6 +48,22 @@ server_public_key = "{server_public}"
 private_key = "{client_key}"
 """
 _CLIENT_TLS = 'tls_sni = "{name}"\ntls_pin = "sha256/{pin}"\n'
+
+
+def for_front(
+    runtime: Runtime, folder: Path, pair: tuple[ServerConfig, ClientConfig]
+) -> tuple[ServerConfig, ClientConfig]:
+    """Return settings for a front with a certificate that is made here.
+
+    Args:
+        runtime: Entropy and the date.
+        folder: Gets `CERTIFICATE` and `KEY`.
+        pair: A server without TLS of its own, and its client.
+    """
+    server, client = pair
+    pin = TLSPin.parse(f"sha256/{make_certificate(folder, runtime.wall_time())}")
+    name = client.tls_sni or NAME
+    return server, attrs.evolve(client, tls_sni=name, tls_pin=pin, tls_ca=None)
 
 
 def fresh_pair(runtime: Runtime, folder: Path, *, tls: bool) -> tuple[ServerConfig, ClientConfig]:
@@ -87,6 +106,7 @@ class Pair:
         site_port: What clients may reach on 127.0.0.1.
         decoy: Replace the server's decoys, HTTP/1 and HTTP/2, unless None.
         keepalive: Replaces both sides' unless None.
+        front: Whether a front is to end TLS before the server; see `sockets` and `behind`.
 
     Raises:
         ConfigurationError: A port cannot be bound, or a file not be used.
@@ -102,13 +122,17 @@ class Pair:
         *,
         decoy: tuple[Destination, Destination] | None = None,
         keepalive: float | None = None,
+        front: bool = False,
     ) -> None:
         self._runtime = attrs.evolve(runtime, resolve=_resolve)
+        self._front: int | None = None
         egress = server.egress
         allowed = (*egress.allow, EgressRule.parse(f"127.0.0.1:{site_port}"))
         self._server_config = attrs.evolve(
             server,
             listen=(ListenAddress(_LOOPBACK, 0),),
+            front_listen=(),
+            front_listen_h2=(),
             state_dir=folder / "server",
             egress=attrs.evolve(egress, allow=allowed),
             endpoints=(),
@@ -127,11 +151,25 @@ class Pair:
             proxy_users={},
             keepalive=client.keepalive if keepalive is None else keepalive,
         )
+        if front:
+            self._server_config = _behind_front(self._server_config, folder)
         self._server = ServerService(self._runtime, self._server_config)
 
     @property
+    def sockets(self) -> tuple[Path, Path | None]:
+        """Where a front is to connect, for HTTP/1.1 and for HTTP/2."""
+        paths = [Path(address) for address in map(str, self._server.addresses)]
+        return paths[0], paths[1] if len(paths) > 1 else None
+
+    def behind(self, port: int) -> None:
+        """Be reached by the port of a front from now on."""
+        self._front = port
+
+    @property
     def port(self) -> int:
-        """The server's port on 127.0.0.1."""
+        """The server's port on 127.0.0.1, or that of the front before it."""
+        if self._front is not None:
+            return self._front
         port: int = self._server.addresses[0][1]
         return port
 
@@ -148,7 +186,8 @@ class Pair:
         """Stop the server and start another one in its place, with the same state."""
         listen = (ListenAddress(_LOOPBACK, self.port),)
         await self.stop()
-        self._server_config = attrs.evolve(self._server_config, listen=listen)
+        if self._front is None:
+            self._server_config = attrs.evolve(self._server_config, listen=listen)
         self._server = ServerService(self._runtime, self._server_config)
         self._server.startService()
 
@@ -212,6 +251,24 @@ def _resolve(name: str) -> Deferred[list[IPAddress]]:
     if name in NAMES:
         return succeed([_LOOPBACK])
     return fail(socket.gaierror(socket.EAI_NONAME, "not a name of the audit's site"))
+
+
+def _behind_front(server: ServerConfig, folder: Path) -> ServerConfig:
+    """Return settings of a server whose TLS is a front's, with sockets for it in `folder`."""
+    folder.mkdir(exist_ok=True)
+    # nginx, having been started by root, connects as nobody.
+    folder.chmod(0o755)
+    http1, h2 = UnixSocket(folder / "h1"), UnixSocket(folder / "h2")
+    with_h2 = () if server.decoy_h2c is None else (h2,)
+    return attrs.evolve(
+        server,
+        listen=(),
+        front_listen=(http1,),
+        front_listen_h2=with_h2,
+        trusted_proxies=(http1, *with_h2),
+        tls_cert=None,
+        tls_key=None,
+    )
 
 
 def _unreachable(error: BaseException | None) -> HandshakeError:

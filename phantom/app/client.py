@@ -18,7 +18,7 @@ from phantom.app.shaping import scheme_memory
 from phantom.app.stopping import hurry_at_second_signal, sockets_closed
 from phantom.carriers.tls_client import profile_warning
 from phantom.config.load import load_client
-from phantom.config.schema import ClientConfig
+from phantom.config.schema_client import ClientConfig
 from phantom.config.values import ListenAddress
 from phantom.inbound import http as http_inbound
 from phantom.inbound import socks5 as socks5_inbound

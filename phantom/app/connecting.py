@@ -9,7 +9,7 @@ from phantom.app.shaping import client_shaping, scheme_memory
 from phantom.carriers.congestion import LinkSockets
 from phantom.carriers.registry import client_endpoint
 from phantom.carriers.tls_client import TLSClientSettings
-from phantom.config.schema import ClientConfig
+from phantom.config.schema_client import ClientConfig
 from phantom.core.endpoint_list import MAX_ENDPOINTS, Carrier, ServerEndpoint
 from phantom.core.handshake import Cipher, Mode, PostQuantum
 from phantom.crypto import kem

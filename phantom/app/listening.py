@@ -18,8 +18,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from phantom.config.values import ListenAddress, UnixSocket
 from phantom.errors import ConfigurationError
+from phantom.fast.accepting import quicken_port
 from phantom.fast.local import spare_pacing
-from phantom.fast.sockets import quicken_port
 from phantom.runtime import Runtime
 
 #: Connections the kernel holds until they are accepted: a browser opens dozens at once, and

@@ -12,39 +12,31 @@ import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 
-from phantom.app.connecting import post_quantum_policy
-from phantom.app.descriptors import raise_descriptor_limit
+from phantom.app.entrances import Entrances
 from phantom.app.listening import ListeningService, address_text, bind
 from phantom.app.options import PluginOptions, apply_log_level, configured
 from phantom.app.process import prepare_process
-from phantom.app.shaping import server_shaping
 from phantom.app.share import Share
 from phantom.app.stopping import hurry_at_second_signal, sockets_closed
-from phantom.app.strangers import reception
-from phantom.carriers.congestion import LinkSockets
-from phantom.carriers.decoy import Guests
-from phantom.carriers.drain import SilentDrain
-from phantom.carriers.proxy_protocol import ProxyProtocolFactory
-from phantom.carriers.strangers import Strangers
 from phantom.carriers.tls_engine import H2_ALPN, HTTP1_ALPN, ServerEngines
-from phantom.carriers.tls_server import TLSServerFactory, server_engines
+from phantom.carriers.tls_server import server_engines
 from phantom.config.announced import announced_list
 from phantom.config.load import load_server
-from phantom.config.schema import ServerConfig, ServerFile
-from phantom.core.admission import PREFIX_SHARE, Admission, place_limits
+from phantom.config.schema import ServerFile
+from phantom.config.schema_server import ServerConfig
+from phantom.core.detached import DetachedLimits
 from phantom.core.egress import EgressPolicy
 from phantom.core.endpoint_list import EndpointList
-from phantom.core.handshake import Mode
 from phantom.core.limits import Limits
 from phantom.crypto.identity import sign
 from phantom.errors import ConfigurationError
-from phantom.inbound.tunnel import Gate, TunnelFactory, stream_acceptor
+from phantom.inbound.tunnel import Gate, stream_acceptor
 from phantom.outbound.direct import DirectOutbound
 from phantom.outbound.own_addresses import own_addresses
 from phantom.runtime import Runtime, system_runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.mux import MuxLimits
-from phantom.tunnel.registry import DetachedLimits, SessionRegistry
+from phantom.tunnel.registry import SessionRegistry
 from phantom.tunnel.replay_file import ReplayFile, boot_epoch
 
 log = make_logger()
@@ -152,55 +144,21 @@ class ServerService(MultiService):
         )
         self._replay = replay_file(runtime, config, -1 if share is None else share.replay)
         self._gate = Gate(_allowed(config), self._replay, runtime, self.meters)
-        self._guests: Guests | None = None
-        factory = self._factory()
-        self.addresses: list[tuple[Any, ...]] = []
-        for listener in listeners(config) if share is None else share.listeners:
-            self.addresses.append(listener.getsockname())
-            ListeningService(runtime, listener, factory).setServiceParent(self)
-
-    def _factory(self) -> Any:
-        config = self._config
-        places = place_limits(raise_descriptor_limit())
-        if self._share is not None:
-            places = self._share.part(places[0]), self._share.part(places[1])
-        drain = SilentDrain(self._runtime, *places)
-        undecided = min(config.max_unauthenticated, places[0])
-        certs = self._certificates
-        guests = reception(self._runtime, config, places) if certs is not None else None
-        factory: Any = TunnelFactory(
-            self._runtime,
+        entrances = Entrances(
+            runtime,
+            config,
             self.registry,
             self._gate,
-            private_key=config.private_key.raw,
-            public_key=config.private_key.public().raw,
-            mode=Mode.BARE if guests is None else Mode.TLS_HTTP1,
-            stranger=drain if guests is None else guests.in_tls,
-            expect=None if guests is None else guests.in_tls.expect,
-            drain=drain,
-            handshake_timeout=config.handshake_timeout,
-            keepalive=config.keepalive,
-            admission=Admission(undecided, max(1, undecided // PREFIX_SHARE)),
-            meters=self.meters,
-            post_quantum=post_quantum_policy(config.post_quantum),
-            secrets=None if self._share is None else self._share.secrets,
-            instance=b"" if self._share is None else self._share.instance,
-            junction=None if self._siblings is None else self._siblings.junction,
-            sockets=LinkSockets(self._runtime, config.congestion),
-            shaping=server_shaping(config),
+            self._certificates,
+            self.meters,
+            share,
         )
-        if certs is not None and guests is not None:
-            self._guests = guests.in_tls
-            factory = TLSServerFactory(
-                self._runtime,
-                certs,
-                factory,
-                not_tls=guests.not_tls,
-                strangers=Strangers(*places),
-            )
-        if config.trusted_proxies:
-            factory = ProxyProtocolFactory(self._runtime, factory, config.trusted_proxies)
-        return factory
+        self._guests = entrances.guests
+        self.addresses: list[tuple[Any, ...]] = []
+        bound = listeners(config) if share is None else share.listeners
+        for listener, factory in zip(bound, entrances.factories(), strict=True):
+            self.addresses.append(listener.getsockname())
+            ListeningService(runtime, listener, factory).setServiceParent(self)
 
     def startService(self) -> None:
         """Accept links from now on, and reload on SIGHUP."""
@@ -304,7 +262,7 @@ def _announced(config: ServerConfig, running: ServerConfig) -> EndpointList | No
     """
     if not config.endpoints or config.endpoints_version is None:
         return None
-    tls = running.tls_cert is not None
+    tls = running.tls_cert is not None or running.has_front
     own_key = running.private_key.public()
     return announced_list(config.endpoints, config.endpoints_version, 0, own_key, tls)
 
@@ -326,12 +284,16 @@ def _allowed(config: ServerConfig) -> frozenset[bytes]:
 
 
 def listeners(config: ServerConfig) -> tuple[socket.socket, ...]:
-    """Bind every port of the configuration.
+    """Bind every port of the configuration, in the order of `Entrances.factories`.
 
     Raises:
         ConfigurationError: One cannot be bound.
     """
-    return tuple(bind(address, "server.listen") for address in config.listen)
+    return tuple(
+        bind(address, f"server.{name}")
+        for name in ("listen", "front_listen", "front_listen_h2")
+        for address in getattr(config, name)
+    )
 
 
 def certificates(config: ServerConfig) -> ServerEngines | None:
@@ -343,7 +305,9 @@ def certificates(config: ServerConfig) -> ServerEngines | None:
     if config.tls_cert is None:
         return None
     alpn = HTTP1_ALPN if config.decoy_h2c is None else H2_ALPN
-    return server_engines(config.tls_engine, str(config.tls_cert), str(config.tls_key), alpn)
+    return server_engines(
+        config.tls_engine, str(config.tls_cert), str(config.tls_key), alpn, config.tls_groups
+    )
 
 
 def replay_file(runtime: Runtime, config: ServerConfig, inherited: int = -1) -> ReplayFile:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from phantom.config.schema import ClientConfig, ServerConfig
+from phantom.config.schema_client import ClientConfig
+from phantom.config.schema_server import ServerConfig
 from phantom.core.shaping import Padding, Timing
 from phantom.tunnel.endpoint_memory import fingerprint
 from phantom.tunnel.scheme_memory import SchemeMemory

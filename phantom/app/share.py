@@ -7,7 +7,7 @@ import socket
 import attrs
 
 from phantom.carriers.tls_engine import ServerEngines
-from phantom.config.schema import ServerConfig
+from phantom.config.schema_server import ServerConfig
 from phantom.tunnel.post_quantum import ExchangeMemory
 from phantom.tunnel.siblings import Siblings
 

@@ -8,7 +8,7 @@ from phantom.address import Destination
 from phantom.carriers.decoy import BackendDecoy, FolderDecoy, Guests, H2Decoy, built_in_site
 from phantom.carriers.strangers import Strangers
 from phantom.carriers.tls_server import plain_http_policy
-from phantom.config.schema import ServerConfig
+from phantom.config.schema_server import ServerConfig
 from phantom.crypto.kdf import SITE_LABEL, derive
 from phantom.interfaces import StrangerPolicy
 from phantom.relay import relay_pair

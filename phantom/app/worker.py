@@ -31,7 +31,8 @@ from phantom.app.server import ServerService
 from phantom.app.shaping import server_shaping
 from phantom.app.share import Share
 from phantom.carriers.tls_engine import ServerEngines
-from phantom.config.schema import ServerConfig, ServerFile
+from phantom.config.schema import ServerFile
+from phantom.config.schema_server import ServerConfig
 from phantom.runtime import system_runtime
 from phantom.telemetry import Meters
 from phantom.tunnel.shared_memory import SharedClaims, SharedSecrets
@@ -99,6 +100,7 @@ class Channel:
 
     def send(self, **message: Any) -> None:
         """Send a message, as a length (4, big endian) and JSON."""
+        self._flush()
         if len(self._unsent) > MAX_UNSENT:
             self._dropped += 1
             return
@@ -205,6 +207,7 @@ class _Commands(LineReceiver):
             b"reload": self._worker.reload,
             b"stop": self._worker.stop,
             b"hurry": self._worker.hurry,
+            b"answer": self._worker.answer,
         }
         words[line]()
 
@@ -277,6 +280,10 @@ class _Worker:
 
     def hurry(self) -> None:
         self._service.hurry()
+
+    def answer(self) -> None:
+        """Tell the parent that the reactor turns."""
+        self._channel.send(alive=True)
 
     def orphaned(self) -> None:
         """End soon: nobody would start this process again, or stop it."""

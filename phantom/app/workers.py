@@ -1,8 +1,8 @@
 """A server of several processes: the parent, which only supervises.
 
 The parent binds the ports, reads the files, and forks the workers, which all accept from the
-same listening sockets.  It passes on what the operator wants, writes what the workers log, and
-starts one again that has ended.  doc/adr/0016 says why it forks.
+same listening sockets.  It passes on what the operator wants, writes what the workers log, starts
+one again that has ended, and ends one that hangs.  doc/adr/0016 says why it forks.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import os
 import shutil
 import signal
 import socket
-import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,8 +29,11 @@ from phantom.app.listening import address_text
 from phantom.app.server import ServerService, certificates, listeners, replay_file
 from phantom.app.share import Share
 from phantom.app.stopping import hurry_at_second_signal
+from phantom.app.watchdog import LOOK, MISSES, Watchdog
 from phantom.app.worker import Orders, run_worker
-from phantom.config.schema import ServerConfig, ServerFile
+from phantom.app.workers_folder import make_folder
+from phantom.config.schema import ServerFile
+from phantom.config.schema_server import ServerConfig
 from phantom.core.backoff import backoff
 from phantom.core.handshake import INSTANCE_SIZE
 from phantom.errors import ConfigurationError
@@ -54,11 +55,6 @@ REAP_LOOKS = 100
 #: Most bytes of one message of a worker: `phantom.app.worker.MAX_TEXT` characters in JSON, at up
 #: to 12 bytes each.
 MAX_MESSAGE = 1 << 18
-#: Longest path of the sockets' folder: ``sun_path`` has 108 bytes (unix(7)), on some systems
-#: 104, and the names in it up to 11.
-MAX_FOLDER = 90
-#: What the folder's name begins with.
-FOLDER_PREFIX = "phantom-workers-"
 
 _LEVELS = frozenset(("trace", "debug", "info", "warn", "error", "critical"))
 
@@ -75,6 +71,7 @@ class _Worker:
         failures: Ends in a row without having lived long.
         end: Its connection.
         ready: Whether it accepts links.
+        hung: Whether it was killed because it did not answer.
     """
 
     number: int
@@ -84,6 +81,7 @@ class _Worker:
     failures: int = 0
     end: _WorkerEnd | None = None
     ready: bool = False
+    hung: bool = False
 
 
 class _WorkerEnd(Int32StringReceiver):
@@ -143,6 +141,7 @@ class WorkersService(Service):
         self._stopping = False
         self._stopped: list[Deferred[None]] = []
         self._timers: set[IDelayedCall] = set()
+        self._watchdog = Watchdog(runtime, self._ask_all, self._replace_hung)
         self._rehearse()
 
     def _rehearse(self) -> None:
@@ -179,6 +178,8 @@ class WorkersService(Service):
     def _start_all(self) -> None:
         for worker in self._workers:
             self._start(worker)
+        if not self._stopping:
+            self._watchdog.start()
 
     def _start(self, worker: _Worker) -> None:
         if self._stopping:
@@ -188,7 +189,7 @@ class WorkersService(Service):
         self._incarnations += 1
         worker.incarnation = self._incarnations
         worker.since = self._runtime.clock.seconds()
-        worker.ready = False
+        worker.ready = worker.hung = False
         orders = Orders(
             incarnation=worker.incarnation,
             config=self._config,
@@ -234,7 +235,7 @@ class WorkersService(Service):
     # -- what workers say -------------------------------------------------------------------
 
     def told(self, worker: _Worker, message: dict[str, Any]) -> None:
-        """Take a worker's message: a log entry, or that it is ready."""
+        """Take a worker's message: a log entry, an answer, or that it is ready."""
         if message.get("dropped"):
             log.warn(
                 "worker {number}: {count} log entries were lost",
@@ -243,6 +244,8 @@ class WorkersService(Service):
             )
         if message.get("ready"):
             self._ready(worker)
+        elif message.get("alive"):
+            self._watchdog.answered(worker.incarnation)
         elif message.get("level") in _LEVELS:
             write = getattr(log, message["level"])
             write("worker {number}: {text}", number=worker.number, text=message.get("text"))
@@ -258,6 +261,30 @@ class WorkersService(Service):
                 count=len(self._config.allowed_clients),
                 workers=len(self._workers),
             )
+
+    # -- whether they live ------------------------------------------------------------------
+
+    def _ask_all(self) -> list[int]:
+        asked = [worker for worker in self._workers if worker.end is not None and not worker.hung]
+        for worker in asked:
+            assert worker.end is not None
+            worker.end.say("answer")
+        return [worker.incarnation for worker in asked]
+
+    def _replace_hung(self, incarnation: int) -> None:
+        """Kill a worker that does not answer; its end has another one started.
+
+        It is not asked to end first: it would hear that where it hears questions.
+        """
+        for worker in self._workers:
+            if worker.incarnation == incarnation and worker.end is not None:
+                worker.hung = True
+                log.error(
+                    "worker {number} has not answered for {seconds:.0f} s and is replaced",
+                    number=worker.number,
+                    seconds=MISSES * LOOK,
+                )
+                os.kill(worker.pid, signal.SIGKILL)
 
     # -- their end --------------------------------------------------------------------------
 
@@ -345,6 +372,7 @@ class WorkersService(Service):
         """Have the workers stop in good order, and wait for their end."""
         super().stopService()
         self._stopping = True
+        self._watchdog.stop()
         for timer in self._timers:
             if timer.active() and timer.func == self._start:  # type: ignore[attr-defined]
                 timer.cancel()
@@ -396,68 +424,3 @@ def _fork(live: Callable[[socket.socket], NoReturn]) -> tuple[socket.socket, int
         live(theirs)
     theirs.close()
     return ours, pid
-
-
-def make_folder(state_dir: Path) -> Path:
-    """Make a folder for the workers' sockets that nobody else may enter.
-
-    It is in the state directory where that may be written and its path is short enough for
-    the address of a socket, and among temporary files otherwise.  What a server that was
-    killed left in either place is removed.
-    """
-    _sweep(state_dir)
-    _sweep(Path(tempfile.gettempdir()))
-    with contextlib.suppress(OSError):
-        folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=state_dir))
-        if len(os.fsencode(folder)) <= MAX_FOLDER:
-            return folder
-        folder.rmdir()
-    return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
-
-
-def _sweep(place: Path) -> None:
-    """Remove folders of this user's in which nobody listens any more."""
-    with contextlib.suppress(OSError):
-        for folder in place.glob(f"{FOLDER_PREFIX}*"):
-            with contextlib.suppress(OSError):
-                _remove_deserted(folder)
-
-
-def _remove_deserted(folder: Path) -> None:
-    """Remove a folder of this user's that has nothing in it but sockets without a listener.
-
-    Among temporary files everybody may write, and put a link to something of ours in the place
-    of a folder at any moment.  So what was looked at is held open, and nothing else is touched.
-
-    Raises:
-        OSError: It is a link or no folder, or cannot be looked at.
-    """
-    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        names = os.listdir(held)
-        modes = [os.stat(name, dir_fd=held, follow_symlinks=False).st_mode for name in names]
-        deserted = (
-            os.fstat(held).st_uid == os.geteuid()
-            and bool(names)  # an empty one may be another server's that has just begun
-            and all(map(stat.S_ISSOCK, modes))
-            and not any(_answers(folder / name) for name in names)
-        )
-        if deserted:
-            for name in names:
-                os.unlink(name, dir_fd=held)
-    finally:
-        os.close(held)
-    if deserted:
-        folder.rmdir()
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fsencode(path))
-        except ConnectionRefusedError:
-            return False
-        except BlockingIOError:
-            return True  # it has more to accept than it comes to
-    return True

@@ -32,7 +32,7 @@ _SO_SNDBUFFORCE = 32
 _SO_MAX_PACING_RATE = 47
 
 #: What a link's send buffer should hold: a session keeps at most 16 MiB unacknowledged
-#: (`phantom.core.session.MAX_RETAINED_BYTES`), and the kernel counts its own overhead too.
+#: (`phantom.core.blocks.MAX_RETAINED_BYTES`), and the kernel counts its own overhead too.
 SEND_BUFFER = 32 * 1024 * 1024
 #: What the kernel takes for no limit of the sending rate (sock_setsockopt, SO_MAX_PACING_RATE).
 _NO_LIMIT = 0xFFFFFFFF

@@ -142,8 +142,8 @@ class WebServerDecoy:
         """Join a visitor to the web server."""
         self.expect(transport, lambda: None).take(received)
 
-    def expect(self, transport: Any, stranger: Callable[[], None]) -> ExpectedVisitor:
-        """Be ready for a visitor; see `phantom.interfaces.Expect`."""
+    def expect(self, transport: Any, stranger: Callable[[], None] | None) -> ExpectedVisitor:
+        """Be ready for a visitor; see `phantom.interfaces.Expect` and `ExpectedVisitor`."""
         self._prepare()
         return ExpectedVisitor(
             self._runtime,
@@ -321,7 +321,28 @@ class Guests:
 
     def expect(self, transport: Any, stranger: Callable[[], None]) -> Expected:
         """See `phantom.interfaces.Expect`."""
-        return self._host(transport).expect(transport, stranger)
+        host = self._host(transport)
+        early: ExpectedVisitor | None = getattr(transport, "expected", None)
+        if early is not None:
+            transport.expected = None
+            if early.h2 == isinstance(host, H2Decoy):
+                early.up(stranger)
+                return early
+            early.release()  # another protocol was agreed to than it seemed at first
+        return host.expect(transport, stranger)
+
+    def expect_early(self, transport: Any, alpn: str | None) -> ExpectedVisitor | None:
+        """Be ready for a visitor whose TLS handshake has begun.
+
+        Args:
+            transport: TLS, which keeps what is returned as ``expected``.
+            alpn: The protocol agreed to, as far as is known.
+
+        Returns:
+            To be released if the handshake fails; None where there is nothing to prepare.
+        """
+        host = self.h2 if self.h2 is not None and alpn == "h2" else self.http1
+        return host.expect(transport, None) if isinstance(host, WebServerDecoy) else None
 
     def learn(self) -> None:
         """Ask the web servers, if there are any, what has to be known of them."""

@@ -4,8 +4,11 @@ What a web server does unprompted cannot wait until a visitor is known to be a s
 HTTP/2 it speaks first, and whoever says nothing, or half of something, is closed after a
 time that is counted from the beginning.  So the web server is connected as soon as the
 visitor is not a client at once, it gets what any visitor may say, and what it says is passed
-on.  Clients send their opening together with the end of their TLS handshake, so they do not
-come this far.
+on.
+
+nginx counts from the connection, not from the end of the TLS handshake, which is at least a
+round trip later.  So where the server does the TLS itself the web server is connected when it
+answers the visitor's hello, which is when the protocol is known; a client's is let go.
 """
 
 from __future__ import annotations
@@ -33,6 +36,15 @@ RelayPair = Callable[..., tuple[Any, Any]]
 #: GOAWAY frames (RFC 9113, section 6.8): PROTOCOL_ERROR, and NO_ERROR.
 _NO_PREFACE = frame(7, 0, 0, bytes(7) + b"\1")
 _GOODBYE = frame(7, 0, 0, bytes(8))
+
+
+#: The most that is kept of what a web server says before TLS is up.  None is known to say
+#: anything but that its patience is at an end.
+_MAX_EARLY = 16384
+
+
+def _nobody() -> None:
+    """Whom to tell of a stranger before TLS is up."""
 
 
 class Once(Factory):
@@ -112,7 +124,7 @@ class ExpectedVisitor:
         pair: Joins the two in the end.
         strangers: Counts visitors that hold a connection to the web server.
         transport: The visitor's.
-        stranger: See `phantom.interfaces.Expect`.
+        stranger: See `phantom.interfaces.Expect`; None while TLS is not up yet: `up` tells.
 
     Attributes:
         transport: As given.
@@ -127,14 +139,18 @@ class ExpectedVisitor:
         pair: RelayPair,
         strangers: Strangers,
         transport: Any,
-        stranger: Callable[[], None],
+        stranger: Callable[[], None] | None,
     ) -> None:
+        self._runtime = runtime
         self._backend = backend
         self._endpoint = endpoint
         self._pair = pair
         self._strangers = strangers
         self.transport = transport
-        self._stranger = stranger
+        self._stranger: Callable[[], None] = _nobody
+        self._up = False
+        self._early = b""  # what the web server says before TLS is up
+        self._left_early = False
         self._talk = ServerTalk()
         self._ahead: _Ahead | None = None  # once connected
         self._connecting: Deferred[Any] | None = None
@@ -148,7 +164,26 @@ class ExpectedVisitor:
         # What was said in the web server's place, and is still to come from itself.
         self._greeting = backend.greeting
         self._swallow = b""
-        runtime.at_turn_end(self._connect_undecided)
+        if stranger is None:
+            self._connect().addErrback(self._unreachable)
+        else:
+            self.up(stranger)
+
+    @property
+    def h2(self) -> bool:
+        """Whether the visitor is expected to speak HTTP/2."""
+        return self._backend.h2
+
+    def up(self, stranger: Callable[[], None]) -> None:
+        """TLS is up: the visitor can be spoken to.
+
+        Args:
+            stranger: See `phantom.interfaces.Expect`.
+        """
+        self._up = True
+        self._stranger = stranger
+        self._greeting = self._backend.greeting
+        self._runtime.at_turn_end(self._connect_undecided)
 
     # -- from the link's side -----------------------------------------------------------
 
@@ -210,6 +245,11 @@ class ExpectedVisitor:
 
     def heard(self, data: bytes) -> bytes:
         """Take what the web server says; return what is for the relay."""
+        if not self._up:
+            self._early += data
+            if len(self._early) > _MAX_EARLY and self._ahead is not None:
+                self._ahead.abortConnection()
+            return b""
         self._answered = True
         if self._swallow:
             data = self._swallowed(data)
@@ -230,7 +270,9 @@ class ExpectedVisitor:
     def left(self) -> None:
         """The web server has ended the connection."""
         self._failed = True
-        if not self._decided:
+        if not self._up:
+            self._left_early = True
+        elif not self._decided:
             self._stranger()
 
     def out_of_time(self) -> bool:
@@ -241,6 +283,7 @@ class ExpectedVisitor:
 
     def _connect_undecided(self) -> None:
         if self._decided:
+            self._hear_early()
             return
         if self._greeting and not self._spoken:
             # A web server with TLS speaks first.  To one who has spoken already it says this
@@ -248,6 +291,14 @@ class ExpectedVisitor:
             self._swallow = self._greeting
             write_pieces(self.transport, [self._talk.whole_frames(self._greeting)])
         self._connect().addErrback(self._unreachable)
+        self._hear_early()
+        if self._left_early and not self._decided:
+            self._stranger()
+
+    def _hear_early(self) -> None:
+        early, self._early = self._early, b""
+        if early and self._ahead is not None:
+            self._ahead.dataReceived(early)
 
     def _connect(self) -> Deferred[Any]:
         if self._connecting is None:

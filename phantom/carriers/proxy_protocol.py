@@ -1,4 +1,8 @@
-"""The PROXY protocol on a listener: believed from trusted proxies, from nobody else."""
+"""The PROXY protocol on a listener: believed from trusted proxies, from nobody else.
+
+A proxy may also have ended the visitor's TLS (a *front*).  Then what follows the header is what
+was inside, one visitor to a connection, and `_ProxiedLayer` stands where TLS would.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
+import attrs
 from twisted.internet.address import IPv4Address as TwistedIPv4Address
 from twisted.internet.address import IPv6Address as TwistedIPv6Address
 from twisted.internet.address import UNIXAddress
@@ -27,11 +32,32 @@ HEADER_TIMEOUT = 5.0
 
 Network = IPv4Network | IPv6Network
 
+#: The two protocols that a front may agree to (RFC 7301; HTTP/1.0 and older are like HTTP/1.1).
+H2, HTTP1 = "h2", "http/1.1"
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Front:
+    """What is known of a proxy that ends TLS.
+
+    Attributes:
+        alpn: The protocol that it agreed to, where its header does not say.
+        h2: Whether it may agree to HTTP/2.
+    """
+
+    alpn: str
+    h2: bool
+
 
 def _twisted_address(endpoint: Endpoint) -> TwistedIPv4Address | TwistedIPv6Address:
     if isinstance(endpoint.host, IPv4Address):
         return TwistedIPv4Address("TCP", str(endpoint.host), endpoint.port)
     return TwistedIPv6Address("TCP", str(endpoint.host), endpoint.port)
+
+
+def _protocol(alpn: bytes) -> str:
+    """Return the protocol of an ALPN name, of which two are told apart."""
+    return H2 if alpn == H2.encode() else HTTP1
 
 
 class _ProxiedLayer(Layer):
@@ -59,6 +85,8 @@ class _ProxiedLayer(Layer):
             self._refuse()
             return
         if header is None:
+            return
+        if not self._agrees(header):
             return
         rest, self._parser = self._parser.rest, None
         self._cancel_timer()
@@ -97,9 +125,32 @@ class _ProxiedLayer(Layer):
             return _twisted_address(self._header.destination)
         return super().getHost()
 
-    def _refuse(self) -> None:
+    @property
+    def alpn(self) -> str | None:
+        """The application protocol that a front agreed to; None where TLS does not end there."""
+        front = self._factory.front
+        if front is None or self._header is None:
+            return None
+        return front.alpn if self._header.alpn is None else _protocol(self._header.alpn)
+
+    def _agrees(self, header: ProxyHeader) -> bool:
+        """Tell whether a header fits what the front is here for; otherwise end it."""
+        front = self._factory.front
+        if front is None:
+            return True
+        if header.tls is False:
+            self._refuse("a front passes on connections without TLS; they are closed")
+        elif header.alpn is not None and _protocol(header.alpn) == H2 and not front.h2:
+            self._refuse("a front agrees to HTTP/2, and there is no decoy_h2c; it is closed")
+        else:
+            return True
+        return False
+
+    def _refuse(
+        self, why: str = "a trusted proxy sent no PROXY header; does it have send-proxy set?"
+    ) -> None:
         """End a proxy that does not say who it speaks for (section 2 of the protocol)."""
-        log.warn("a trusted proxy sent no PROXY header; does it have send-proxy set?")
+        log.warn("{why}", why=why)
         self._timer = None if self._parser is None else self._timer
         self._cancel_timer()
         self.transport.abortConnection()
@@ -121,19 +172,28 @@ class ProxyProtocolFactory(Factory):
         inner: Builds the protocols; it is given the address in the header.
         trusted: Networks whose hosts are proxies.  Anything in it that is not a network
             stands for the local socket this factory listens on, all of whose peers are.
+        front: What is known of proxies that end TLS; None where they do not.  Then others
+            than `trusted` are closed: their bytes are nobody's.
 
     Attributes:
         runtime: Timers.
         inner: The factory above.
+        front: As given.
     """
 
     noisy = False
 
     def __init__(
-        self, runtime: Runtime, inner: IProtocolFactory, trusted: Iterable[object]
+        self,
+        runtime: Runtime,
+        inner: IProtocolFactory,
+        trusted: Iterable[object],
+        *,
+        front: Front | None = None,
     ) -> None:
         self.runtime = runtime
         self.inner: Any = inner
+        self.front = front
         entries = list(trusted)
         self._networks = [
             entry for entry in entries if isinstance(entry, IPv4Network | IPv6Network)
@@ -152,6 +212,9 @@ class ProxyProtocolFactory(Factory):
         """Return the inner protocol, or one that reads a header first."""
         if self._is_trusted(addr):
             return _ProxiedLayer(self, addr)
+        if self.front is not None:
+            log.warn("somebody who is none of trusted_proxies connects where only a front should")
+            return None
         return self.inner.buildProtocol(addr)
 
     def _is_trusted(self, address: IAddress | None) -> bool:

@@ -70,6 +70,8 @@ class TLSLayer(Layer):
             engine sees it.  None leaves such bytes to the engine.
         verify: For clients: called when the handshake is done; raises `HandshakeError` to
             refuse the peer.
+        answered: For servers: called once, when the client's hello was answered, with the
+            application protocol agreed on as far as is known.
         outcome: Called once: with None just after the upper protocol was started, or with
             the failure that ended the handshake.
     """
@@ -83,6 +85,7 @@ class TLSLayer(Layer):
         timeout: float = SERVER_HANDSHAKE_TIMEOUT,
         not_tls: StrangerPolicy | None = None,
         verify: Callable[[TLSEngine], None] | None = None,
+        answered: Callable[[str | None], None] | None = None,
         outcome: Callable[[Failure | None], None] | None = None,
     ) -> None:
         super().__init__(upper)
@@ -91,6 +94,7 @@ class TLSLayer(Layer):
         self._timeout = timeout
         self._not_tls = not_tls
         self._verify = verify
+        self._answered = answered
         self._outcome = outcome
         self._timer: IDelayedCall | None = None
         self._up = False  # the upper protocol runs
@@ -138,7 +142,11 @@ class TLSLayer(Layer):
             self._broken(error)
             return
         if not self._up:
-            write_separately(self.transport, _tickets_apart(engine.outgoing()))
+            flight = engine.outgoing()
+            write_separately(self.transport, _tickets_apart(flight))
+            if flight and self._answered is not None:
+                answered, self._answered = self._answered, None
+                answered(engine.alpn)
             if not engine.handshake_done or not self._complete():
                 return
         self._deliver()

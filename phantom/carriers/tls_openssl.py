@@ -2,9 +2,10 @@
 
 The server context is set up so that its records are those of nginx: a raw context without
 OP_NO_TICKET (two tickets after the handshake), a session id context of 20 bytes (which sizes
-the tickets), an answer to the server name (which sizes EncryptedExtensions), OpenSSL's own
-choice of groups, and nginx's default cipher list.  Twisted's ready-made context differs in
-each of these and is recognised by them.
+the tickets), an answer to the server name (which sizes EncryptedExtensions), and nginx's
+default cipher list.  Twisted's ready-made context differs in
+each of these and is recognised by them.  The groups are those of the machine's own OpenSSL
+(`phantom.carriers.tls_groups`), and what only OpenSSL 4 does otherwise is undone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
+from phantom.carriers import tls_groups
 from phantom.carriers.tls_engine import HTTP1_ALPN, TLSEngine
+from phantom.core import ssl2_hello
 from phantom.errors import ConfigurationError, RemoteProtocolError
 
 #: nginx's default ``ssl_ciphers``; it orders nothing in TLS 1.3.
@@ -117,7 +120,15 @@ class OpenSSLEngine:
         server: Which side to take.
     """
 
-    __slots__ = ("_connection", "_error", "_waiting", "handshake_done", "peer_closed")
+    __slots__ = (
+        "_alert",
+        "_beginning",
+        "_connection",
+        "_error",
+        "_waiting",
+        "handshake_done",
+        "peer_closed",
+    )
 
     def __init__(
         self, context: SSL.Context, *, server: bool, server_name: str | None = None
@@ -125,6 +136,9 @@ class OpenSSLEngine:
         self._connection = SSL.Connection(context, None)
         self._waiting = 0  # bytes that `send` has put into the BIO, at most
         self._error: str | None = None  # found behind plaintext that had to come first
+        # What a client began with, while it may be a hello that only older ones understand.
+        self._beginning: bytes | None = b"" if server else None
+        self._alert = b""
         self.handshake_done = False
         self.peer_closed = False
         if server:
@@ -144,6 +158,16 @@ class OpenSSLEngine:
 
     def receive(self, data: bytes | memoryview) -> None:
         """See `TLSEngine.receive`."""
+        if self._beginning is not None:
+            data = self._beginning + bytes(data)
+            answer = ssl2_hello.answer(data)
+            if answer is None:
+                self._beginning = data
+                return
+            self._beginning = None
+            if answer:
+                self._alert = answer
+                raise RemoteProtocolError("an SSL 2.0 hello")
         self._connection.bio_write(data)
         if not self.handshake_done:
             self._handshake()
@@ -199,6 +223,9 @@ class OpenSSLEngine:
 
     def outgoing(self) -> bytes:
         """See `TLSEngine.outgoing`."""
+        if self._alert:
+            alert, self._alert = self._alert, b""
+            return alert
         read = self._connection.bio_read
         pieces: list[bytes] = []
         room = self._waiting + _FLIGHT
@@ -251,7 +278,10 @@ def _alpn_choice(preferred: tuple[str, ...]) -> Callable[[SSL.Connection, list[b
 
 
 def server_context(
-    cert_path: str, key_path: str, alpn: tuple[str, ...] = HTTP1_ALPN
+    cert_path: str,
+    key_path: str,
+    alpn: tuple[str, ...] = HTTP1_ALPN,
+    groups: str = tls_groups.AUTO,
 ) -> SSL.Context:
     """Return a context that looks like nginx with this certificate.
 
@@ -259,6 +289,7 @@ def server_context(
         cert_path: A PEM file with the certificate and those that signed it, in order.
         key_path: A PEM file with the private key.
         alpn: The protocols to agree to, best first.
+        groups: See `phantom.carriers.tls_groups.groups_for`.
 
     Raises:
         ConfigurationError: A file cannot be read, is no certificate or key, or the two do
@@ -266,6 +297,7 @@ def server_context(
     """
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     _common_options(context)
+    tls_groups.set_groups(context, groups)
     context.set_cipher_list(_SERVER_CIPHERS)
     context.set_timeout(_SESSION_TIMEOUT)
     for path, load, key in (
@@ -316,15 +348,23 @@ class ServerCertificates:
         cert_path: A PEM file with the certificate and those that signed it, in order.
         key_path: A PEM file with the private key.
         alpn: The protocols to agree to, best first.
+        groups: See `phantom.carriers.tls_groups.groups_for`.
 
     Raises:
         ConfigurationError: They cannot be used (see `server_context`).
     """
 
-    def __init__(self, cert_path: str, key_path: str, alpn: tuple[str, ...] = HTTP1_ALPN) -> None:
+    def __init__(
+        self,
+        cert_path: str,
+        key_path: str,
+        alpn: tuple[str, ...] = HTTP1_ALPN,
+        groups: str = tls_groups.AUTO,
+    ) -> None:
         self.cert_path = cert_path
         self.key_path = key_path
         self.alpn = alpn
+        self.groups = groups
         self._context = self._load()
         # The keys of session tickets live in the context a connection is made with.  All
         # workers of a server share this one, by having been forked (doc/adr/0016), so that a
@@ -333,7 +373,7 @@ class ServerCertificates:
 
     def _load(self) -> Any:
         """Return a new context made from the files."""
-        return server_context(self.cert_path, self.key_path, self.alpn)
+        return server_context(self.cert_path, self.key_path, self.alpn, self.groups)
 
     def reload(self) -> None:
         """Read the files again; connections made from now on get what they hold.

@@ -13,16 +13,21 @@ from phantom.carriers.nginx_site import Answer, SiteDecoy
 from phantom.carriers.strangers import Strangers
 from phantom.carriers.tls import SERVER_HANDSHAKE_TIMEOUT, TLSLayer
 from phantom.carriers.tls_engine import HTTP1_ALPN, ServerEngines
+from phantom.carriers.tls_groups import AUTO
 from phantom.carriers.tls_openssl import ServerCertificates
 from phantom.carriers.tls_utls import UTLSServerCertificates
 from phantom.core.nginx_pages import DEFAULT_BANNER
 from phantom.core.nginx_request import Request
-from phantom.interfaces import StrangerPolicy
+from phantom.interfaces import Expected, StrangerPolicy
 from phantom.runtime import Runtime
 
 
 def server_engines(
-    engine: str, cert_path: str, key_path: str, alpn: tuple[str, ...] = HTTP1_ALPN
+    engine: str,
+    cert_path: str,
+    key_path: str,
+    alpn: tuple[str, ...] = HTTP1_ALPN,
+    groups: str = AUTO,
 ) -> ServerEngines:
     """Return what makes the server's side of TLS.
 
@@ -31,12 +36,14 @@ def server_engines(
         cert_path: A PEM file with the certificate and those that signed it, in order.
         key_path: A PEM file with the private key.
         alpn: The protocols to agree to, best first.
+        groups: For OpenSSL; see `phantom.carriers.tls_groups.groups_for`.
 
     Raises:
         ConfigurationError: The files cannot be used, or the engine is not installed.
     """
-    make = UTLSServerCertificates if engine == "boringssl" else ServerCertificates
-    return make(cert_path, key_path, alpn)
+    if engine == "boringssl":
+        return UTLSServerCertificates(cert_path, key_path, alpn)
+    return ServerCertificates(cert_path, key_path, alpn, groups)
 
 
 class _PlainHTTPSite:
@@ -66,9 +73,15 @@ def plain_http_policy(
 
 
 class _Handshaking(TLSLayer):
-    """A server's layer, which is counted until TLS is up."""
+    """A server's layer, which is counted until TLS is up.
+
+    Attributes:
+        strangers: Who counts it.
+        expected: What is ready for the visitor, until somebody takes that.
+    """
 
     strangers: Strangers
+    expected: Expected | None = None
 
     def connectionMade(self) -> None:
         self.strangers.admit(self)
@@ -86,6 +99,7 @@ class TLSServerFactory(Factory):
             given.
         timeout: Seconds for the handshake.
         strangers: Bounds the handshakes under way at once; one of its own otherwise.
+        early: ``early(layer, alpn)`` prepares for a visitor whose hello was answered.
     """
 
     noisy = False
@@ -99,8 +113,10 @@ class TLSServerFactory(Factory):
         not_tls: StrangerPolicy | None = None,
         timeout: float = SERVER_HANDSHAKE_TIMEOUT,
         strangers: Strangers | None = None,
+        early: Callable[[Any, str | None], Expected | None] | None = None,
     ) -> None:
         self._runtime = runtime
+        self._early = early
         self._certificates = certificates
         self._inner: Any = inner_factory
         self._not_tls = not_tls or plain_http_policy(runtime)
@@ -121,8 +137,15 @@ class TLSServerFactory(Factory):
         if upper is None:
             return None
 
+        def answered(alpn: str | None) -> None:
+            if self._early is not None:
+                layer.expected = self._early(layer, alpn)
+
         def outcome(_failure: Failure | None) -> None:
             self._strangers.release(layer)
+            expected, layer.expected = layer.expected, None
+            if expected is not None:
+                expected.release()  # there was no handshake, or nobody has taken it
 
         def not_tls(transport: Any, received: bytes) -> None:
             self._strangers.release(layer)
@@ -134,6 +157,7 @@ class TLSServerFactory(Factory):
             upper,
             timeout=self._timeout,
             not_tls=not_tls,
+            answered=answered,
             outcome=outcome,
         )
         layer.strangers = self._strangers

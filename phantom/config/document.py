@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from phantom.config.keys import read_regular_file
+from phantom.config.key_files import read_regular_file
 from phantom.errors import ConfigurationError
 
 #: The most that is read of a configuration file: about 20,000 allowed clients.  More is a

@@ -5,12 +5,9 @@ The identity signs the list of the server's endpoints (`phantom.crypto.identity`
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable
-
 import attrs
 
-from phantom.config.keys import KEY_SIZE, decode_key
+from phantom.config.raw_keys import OpenKey, SecretKey, decode_key
 from phantom.crypto.identity import public_of
 from phantom.errors import ConfigurationError
 
@@ -18,19 +15,12 @@ _KIND, _OPTION = "Ed25519", " --identity"
 
 
 @attrs.frozen(slots=True, repr=False)
-class IdentityPublicKey:
+class IdentityPublicKey(OpenKey):
     """What clients know a server by, on whatever host it runs.
 
     Attributes:
         raw: 32 bytes (RFC 8032, section 5.1.5).
     """
-
-    raw: bytes = attrs.field()
-
-    @raw.validator
-    def _check(self, _attribute: object, value: bytes) -> None:
-        if len(value) != KEY_SIZE:
-            raise ValueError(f"a public key has {KEY_SIZE} bytes")
 
     @classmethod
     def parse(cls, text: str) -> IdentityPublicKey:
@@ -44,37 +34,14 @@ class IdentityPublicKey:
             raise ConfigurationError("the identity's public key is all zeroes")
         return cls(raw)
 
-    def __str__(self) -> str:
-        """Return the key in base64."""
-        return base64.b64encode(self.raw).decode("ascii")
-
-    def __repr__(self) -> str:
-        return f"<IdentityPublicKey {self}>"
-
 
 @attrs.frozen(slots=True, repr=False)
-class IdentityKey:
+class IdentityKey(SecretKey):
     """The private half.  Neither `str` nor `repr` shows it.
 
     Attributes:
         raw: 32 bytes, the seed of RFC 8032, section 5.1.5.
     """
-
-    raw: bytes = attrs.field()
-
-    @raw.validator
-    def _check(self, _attribute: object, value: bytes) -> None:
-        if len(value) != KEY_SIZE:
-            raise ValueError(f"a private key has {KEY_SIZE} bytes")
-
-    @classmethod
-    def generate(cls, entropy: Callable[[int], bytes]) -> IdentityKey:
-        """Make a key.
-
-        Args:
-            entropy: ``entropy(n)`` returns n bytes fit for keys.
-        """
-        return cls(entropy(KEY_SIZE))
 
     @classmethod
     def parse(cls, text: str) -> IdentityKey:
@@ -94,12 +61,3 @@ class IdentityKey:
     def public(self) -> IdentityPublicKey:
         """Return the public key that belongs to this one."""
         return IdentityPublicKey(public_of(self.raw))
-
-    def export(self) -> str:
-        """Return the key in base64: the one way to see it."""
-        return base64.b64encode(self.raw).decode("ascii")
-
-    def __str__(self) -> str:
-        return "<IdentityKey hidden>"
-
-    __repr__ = __str__

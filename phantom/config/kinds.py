@@ -208,6 +208,26 @@ CONGESTION: Kind[str] = Kind(
 )
 
 
+#: What OpenSSL's list of groups is made of: names, and marks of optional ones, shares and tuples.
+_TLS_GROUPS = re.compile(r"[A-Za-z0-9_.?*/: -]{1,500}")
+
+
+def _parse_tls_groups(value: object, _folder: Path) -> str:
+    groups = _expect_text(value).strip()
+    if not _TLS_GROUPS.fullmatch(groups):
+        raise ConfigurationError(
+            'must be "auto", "library", or groups with colons between them, such as "X25519:P-256"'
+        )
+    return groups
+
+
+TLS_GROUPS: Kind[str] = Kind(
+    '"auto", "library", or a list of groups as OpenSSL has it, best first',
+    _parse_tls_groups,
+    quote,
+)
+
+
 def from_text(written: str, parse: Callable[[str], T], show: Callable[[T], str] = quote) -> Kind[T]:
     """A text that `parse` reads."""
     return Kind(written, lambda value, _folder: parse(_expect_text(value)), show)

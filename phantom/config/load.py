@@ -11,18 +11,13 @@ import attrs
 
 from phantom.config.document import Document, KeyPath, dotted, read_document
 from phantom.config.identity_keys import IdentityKey
-from phantom.config.keys import chmod_advice, read_private_key_file, read_secret_file
+from phantom.config.key_files import chmod_advice, read_private_key_file, read_secret_file
 from phantom.config.kinds import ItemsError
 from phantom.config.places import client_config_candidates
 from phantom.config.rules import check_client, check_server, read_allowed_clients
-from phantom.config.schema import (
-    ClientConfig,
-    ClientFile,
-    EgressConfig,
-    LoggingConfig,
-    ServerConfig,
-    ServerFile,
-)
+from phantom.config.schema import ClientFile, LoggingConfig, ServerFile
+from phantom.config.schema_client import ClientConfig
+from phantom.config.schema_server import EgressConfig, ServerConfig
 from phantom.config.setting import default_value, setting_of
 from phantom.config.values import AllowedClient
 from phantom.errors import ConfigurationError, ConfigurationErrors

@@ -10,7 +10,9 @@ from typing import Any
 
 import attrs
 
-from phantom.config.schema import ClientConfig, EgressConfig, LoggingConfig, ServerConfig
+from phantom.config.schema import LoggingConfig
+from phantom.config.schema_client import ClientConfig
+from phantom.config.schema_server import EgressConfig, ServerConfig
 from phantom.config.setting import Setting, default_of, settings_of
 
 _INTRODUCTION = """\

@@ -21,10 +21,19 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from phantom.carriers import tls_utls
+from phantom.carriers.tls_groups import AUTO, unknown_groups
 from phantom.config.announced import AnnouncedEndpoint, announced_list
-from phantom.config.keys import PublicKey, chmod_advice, read_regular_file
-from phantom.config.schema import LEAST_STREAM_MEMORY, MiB
-from phantom.config.values import AllowedClient, ListenAddress, show_size
+from phantom.config.key_files import chmod_advice, read_regular_file
+from phantom.config.keys import PublicKey
+from phantom.config.kinds import quote
+from phantom.config.schema_shared import LEAST_STREAM_MEMORY, MiB
+from phantom.config.values import (
+    AllowedClient,
+    IPNetwork,
+    ListenAddress,
+    UnixSocket,
+    show_size,
+)
 from phantom.core.window import DEFAULT_WINDOW_LIMIT
 from phantom.errors import ConfigurationError
 
@@ -39,6 +48,7 @@ MAX_CLIENTS_FILE = 8 * 1024 * 1024
 
 
 _TLS_PAIR = ("tls_cert", "tls_key")
+_FRONTS = ("front_listen", "front_listen_h2")
 _NO_FOLDER = "this is a file, and a folder is expected"
 
 
@@ -52,8 +62,11 @@ def check_server(values: Mapping[str, Any], report: Report) -> None:
         if values.get(name) is not None and other in values and values[other] is None:
             report(name, f"{other} is missing", f"set {other} too, or neither for bare TCP")
     _check_pair(values.get("tls_cert"), values.get("tls_key"), report)
+    _check_fronts(values, report)
     decoy = values.get("decoy")
-    bare = all(name in values and values[name] is None for name in _TLS_PAIR)
+    bare = all(name in values and values[name] is None for name in _TLS_PAIR) and not any(
+        values.get(name, True) for name in _FRONTS
+    )
     for name in ("decoy", "decoy_h2c"):
         if values.get(name) is None or not bare:
             continue
@@ -71,11 +84,67 @@ def check_server(values: Mapping[str, Any], report: Report) -> None:
         )
     if values.get("tls_engine") == "boringssl" and not tls_utls.AVAILABLE:
         report("tls_engine", "BoringSSL is not installed", "pip install 'phantom[utls]'")
+    _check_groups(values, report)
     if isinstance(decoy, Path) and not os.path.isdir(decoy):
         report("decoy", _NO_FOLDER if os.path.exists(decoy) else "no such folder", None)
     _check_state_folder(values, report)
     if values.get("workers", 1) > 1 and not hasattr(os, "fork"):
         report("workers", "this system has no fork(), so there is one process", "set workers = 1")
+
+
+def _check_fronts(values: Mapping[str, Any], report: Report) -> None:
+    """Check that nobody but a trusted front can connect where TLS has been ended."""
+    names = ("listen", *_FRONTS)
+    if all(name in values and not values[name] for name in names):
+        report("listen", "missing", None)
+    trusted = values.get("trusted_proxies")
+    for name in _FRONTS:
+        addresses: tuple[ListenAddress | UnixSocket, ...] = values.get(name) or ()
+        for address in addresses:
+            if isinstance(address, ListenAddress) and not address.is_loopback:
+                report(
+                    name,
+                    f"other machines could connect to {address}, past the front that ends TLS",
+                    f'listen on "127.0.0.1:{address.port}", or better on a unix socket',
+                )
+            elif trusted is not None and not _trusts(trusted, address):
+                peer = str(address) if isinstance(address, UnixSocket) else f"{address.host}"
+                report(
+                    name,
+                    f"trusted_proxies does not have the front that connects to {address}",
+                    f"add {quote(peer)} to trusted_proxies, if only the front can connect there",
+                )
+    if values.get("front_listen_h2") and values.get("decoy_h2c", True) is None:
+        report(
+            "front_listen_h2",
+            "needs decoy_h2c, which visitors over HTTP/2 get",
+            "set decoy_h2c, or let the front agree to http/1.1 only",
+        )
+
+
+def _trusts(
+    trusted: tuple[IPNetwork | UnixSocket, ...], address: ListenAddress | UnixSocket
+) -> bool:
+    """Tell whether who connects to `address` is among the trusted proxies."""
+    if isinstance(address, UnixSocket):
+        return address in trusted
+    return any(
+        not isinstance(network, UnixSocket) and address.host in network for network in trusted
+    )
+
+
+def _check_groups(values: Mapping[str, Any], report: Report) -> None:
+    groups = values.get("tls_groups", AUTO)
+    if groups == AUTO:
+        return
+    if values.get("tls_engine") == "boringssl":
+        report("tls_groups", "has no effect with BoringSSL, which has its own", "remove it")
+    elif unknown := unknown_groups(groups):
+        report(
+            "tls_groups",
+            f"OpenSSL knows no group {', '.join(map(quote, unknown))}",
+            'see the names with `openssl list -tls-groups` (OpenSSL 3.5), or set "auto"',
+        )
 
 
 def check_client(values: Mapping[str, Any], report: Report) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import attrs
 
-from phantom.config.schema import ClientConfig, EgressConfig, LoggingConfig, ServerConfig
+from phantom.config.schema import LoggingConfig
+from phantom.config.schema_client import ClientConfig
+from phantom.config.schema_server import EgressConfig, ServerConfig
 from phantom.config.setting import Setting, default_of, default_value, setting_of, settings_of
 
 #: Columns of a comment, so that a terminal of 80 shows it whole.

@@ -294,14 +294,14 @@ class EgressPolicy:
 
     def permits(self, address: IPAddress, port: int) -> bool:
         """Tell whether `address` may be connected to at `port`."""
-        if address.version == 4:
+        if isinstance(address, IPv4Address):
             return self._permits4(int(address), port)
         return self._permits6(int(address), port)
 
     def _permits4(self, value: int, port: int) -> bool:
-        if _matches(self._deny4, value, port):
+        if self._deny4 and _matches(self._deny4, value, port):
             return False
-        if _matches(self._allow4, value, port):
+        if self._allow4 and _matches(self._allow4, value, port):
             return True
         return value not in self._own4 and not _matches(_DENIED_4, value, port)
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from phantom.core.session import (
-    FULL_PAYLOAD,
-    FULL_RECORD,
-    MAX_RETAINED_BYTES,
-    SMALL_PAYLOAD,
-    SMALL_RECORD,
-)
+from phantom.core.blocks import MAX_RETAINED_BYTES
+from phantom.core.session import FULL_PAYLOAD, FULL_RECORD, SMALL_PAYLOAD, SMALL_RECORD
 
 #: Bytes a link carries in small records, and sees acknowledged, before it is trusted with
 #: large ones: four times what the tightest censor known lets through (see SMALL_RECORD).

@@ -30,11 +30,16 @@ V2_MAX_BODY = 4096
 
 _V1_PREFIX = b"PROXY "
 _V1 = re.compile(
-    rb"PROXY (TCP4|TCP6) ([0-9A-Fa-f:.]{2,39}) ([0-9A-Fa-f:.]{2,39}) "
+    rb"PROXY (TCP4|TCP6) ([0-9A-Fa-f:.]{2,39}) ([!-~]{2,80}) "
     rb"(0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})"
 )
 _LOCAL, _PROXY = 0, 1
 _TCP_OVER_IPV4, _TCP_OVER_IPV6 = 0x11, 0x21
+
+#: Extensions that are read: the protocol that ALPN chose, and what the proxy says of TLS, whose
+#: first byte has a bit for a client that spoke it (sections 2.2.1 and 2.2.6).
+_EXTENSION_ALPN, _EXTENSION_SSL = 0x01, 0x20
+_CLIENT_SSL = 0x01
 
 
 @attrs.frozen(slots=True)
@@ -59,10 +64,14 @@ class ProxyHeader:
             (``UNKNOWN``, ``LOCAL``, a family other than TCP over IP): then the connection's
             own addresses hold.
         destination: Where it was meant to go, likewise.
+        alpn: The application protocol that the proxy agreed to, where it ends TLS and says so.
+        tls: Whether the visitor spoke TLS to the proxy; None where it does not say.
     """
 
     source: Endpoint | None
     destination: Endpoint | None
+    alpn: bytes | None = None
+    tls: bool | None = None
 
 
 _UNSPECIFIED = ProxyHeader(None, None)
@@ -110,15 +119,19 @@ class ProxyHeaderParser:
         if match is None:
             raise RemoteProtocolError("a malformed PROXY header")
         family, *ends = (group.decode("ascii") for group in match.groups())
-        try:
-            source, destination = ip_address(ends[0]), ip_address(ends[1])
-        except ValueError:
-            raise RemoteProtocolError("a malformed address in a PROXY header") from None
+        source = _address(ends[0], family)
+        if source is None:
+            raise RemoteProtocolError("a malformed address in a PROXY header")
         ports = int(ends[2]), int(ends[3])
-        version = 4 if family == "TCP4" else 6
-        if {source.version, destination.version} != {version} or max(ports) > 0xFFFF:
-            raise RemoteProtocolError("a PROXY header that contradicts itself")
-        return ProxyHeader(Endpoint(source, ports[0]), Endpoint(destination, ports[1]))
+        if max(ports) > 0xFFFF:
+            raise RemoteProtocolError("a malformed port in a PROXY header")
+        # nginx writes its own address as it is, where it was told the visitor's by another
+        # PROXY header: the path of a unix socket, or an address of the other family.
+        destination = _address(ends[1], family)
+        return ProxyHeader(
+            Endpoint(source, ports[0]),
+            None if destination is None else Endpoint(destination, ports[1]),
+        )
 
     def _version_2(self, buffer: bytes) -> ProxyHeader | None:
         if not V2_SIGNATURE.startswith(buffer[: len(V2_SIGNATURE)]):
@@ -146,8 +159,42 @@ class ProxyHeaderParser:
 
     @staticmethod
     def _addresses(body: bytes, size: int) -> ProxyHeader:
-        if len(body) < 2 * size + 4:
+        end = 2 * size + 4
+        if len(body) < end:
             raise RemoteProtocolError("a PROXY header too short for its addresses")
         source, destination = ip_address(body[:size]), ip_address(body[size : 2 * size])
         source_port, destination_port = struct.unpack_from("!HH", body, 2 * size)
-        return ProxyHeader(Endpoint(source, source_port), Endpoint(destination, destination_port))
+        extensions = _extensions(body[end:])
+        tls = extensions.get(_EXTENSION_SSL)
+        return ProxyHeader(
+            Endpoint(source, source_port),
+            Endpoint(destination, destination_port),
+            extensions.get(_EXTENSION_ALPN),
+            None if tls is None else bool(tls[:1] and tls[0] & _CLIENT_SSL),
+        )
+
+
+def _address(text: str, family: str) -> IPv4Address | IPv6Address | None:
+    """Return an address of a family, ``TCP4`` or ``TCP6``; None if it is none."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return address if address.version == int(family[-1]) else None
+
+
+def _extensions(data: bytes) -> dict[int, bytes]:
+    """Return the extensions behind the addresses, each a type (1), a length (2) and a value.
+
+    Raises:
+        RemoteProtocolError: One is not whole, or comes twice.
+    """
+    found: dict[int, bytes] = {}
+    while data:
+        size = int.from_bytes(data[1:3], "big")
+        value = data[3 : 3 + size]
+        if len(data) < 3 or len(value) < size or data[0] in found:
+            raise RemoteProtocolError("malformed extensions in a PROXY header")
+        found[data[0]] = value
+        data = data[3 + size :]
+    return found

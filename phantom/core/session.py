@@ -1,4 +1,4 @@
-"""The bookkeeping of a session: what was sent and not yet acknowledged, what was received.
+"""The bookkeeping of a session: what was sent and is not yet acknowledged.
 
 Every sequenced frame has an implicit number, per direction and lane.  The sender keeps the
 plaintext of each until the peer's session layer has it, in the form it is sealed from, so
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from phantom.core.blocks import BLOCK_SIZE, MAX_RETAINED_BYTES, Block, BlockPool, Run
 from phantom.core.wire import (
     HEADER_SIZE,
     MAX_RECORD_PLAINTEXT,
@@ -18,8 +19,6 @@ from phantom.core.wire import (
 )
 from phantom.errors import LocalProtocolError, RemoteProtocolError
 
-#: Bytes of one block of the log: four full records, and still in a core's L2 cache.
-BLOCK_SIZE = 256 * 1024
 #: Plaintext of the records that bulk data is sent in.  Four of them, sealed (34 bytes each) and
 #: cut into 16 records of TLS (22 bytes each), are 261,908 bytes, and fill four segments of 65,483
 #: bytes on Linux's loopback: no rest of a few bytes waits for a turn of its own (measured on bare
@@ -29,9 +28,6 @@ FULL_PAYLOAD = FULL_RECORD - HEADER_SIZE
 #: Bytes that are read, sealed and sent in one go: four full records.  Less costs calls, more
 #: keeps a keystroke waiting (measured: doc/performance.md).
 BATCH = 4 * FULL_PAYLOAD
-#: Most bytes one session keeps unacknowledged.  Throughput is at most this a round trip:
-#: 16 MiB at 100 ms is 1.3 Gbit/s.
-MAX_RETAINED_BYTES = 16 * 1024 * 1024
 #: Most frames one session keeps unacknowledged; bounds what tiny frames cost beyond bytes.
 MAX_RETAINED_FRAMES = 65_536
 #: Most bytes of a record, and of a frame, on a link that is new, or that other links failed
@@ -39,106 +35,8 @@ MAX_RETAINED_FRAMES = 65_536
 #: something arrives whole on every link, so that every link makes progress.
 SMALL_RECORD = 4096
 SMALL_PAYLOAD = SMALL_RECORD - HEADER_SIZE
-#: Blocks a pool keeps for reuse: the cap of one busy session; more is trimmed after peaks.
-POOLED_BLOCKS = MAX_RETAINED_BYTES // BLOCK_SIZE
 #: Least room for data that is worth a piece of a scattered read.
 LEAST_ROOM = 4096
-
-
-class BlockPool:
-    """Spare blocks, last in first out so that the one used next is still in the cache.
-
-    One pool serves all sessions of a process: an idle session holds no block.
-    """
-
-    __slots__ = ("_spare",)
-
-    def __init__(self) -> None:
-        self._spare: list[Block] = []
-
-    def acquire(self) -> Block:
-        """Return an empty block."""
-        return self._spare.pop() if self._spare else Block()
-
-    def release(self, block: Block) -> None:
-        """Take back a block that nothing refers to any more."""
-        if len(self._spare) < POOLED_BLOCKS:
-            block.cursor = 0
-            self._spare.append(block)
-
-
-class Block:
-    """A stretch of the log.
-
-    Attributes:
-        view: Its bytes.
-        cursor: Where the next frame goes.
-        live: How many runs in it are not yet acknowledged.
-    """
-
-    __slots__ = ("cursor", "live", "view")
-
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(BLOCK_SIZE))
-        self.cursor = 0
-        self.live = 0
-
-
-class Run:
-    """Whole frames that lie side by side in one block and fit one record.
-
-    Attributes:
-        block: The block.
-        start: Offset of the first frame.
-        end: Offset behind the last frame.
-        first: Sequence number of the first frame.
-        frames: How many frames.
-        long: Whether one of them may be too long for a new link.
-    """
-
-    __slots__ = ("block", "end", "first", "frames", "long", "start")
-
-    def __init__(self, block: Block, first: int) -> None:
-        self.block = block
-        self.start = self.end = block.cursor
-        self.first = first
-        self.frames = 0
-        self.long = False
-
-    def frame_end(self, start: int) -> int:
-        """Return the offset behind the frame at `start`."""
-        return start + HEADER_SIZE + int.from_bytes(self.block.view[start + 4 : start + 6], "big")
-
-    def split(self, limit: int) -> Run:
-        """Take the front off, as many whole frames as fit `limit` bytes, but at least one.
-
-        Returns:
-            The front; this run keeps the rest, which may be nothing.
-        """
-        front = Run(self.block, self.first)
-        front.start = front.end = self.start
-        front.long = self.long
-        while front.frames < self.frames:
-            end = self.frame_end(front.end)
-            if front.frames and end - front.start > limit:
-                break
-            front.end = end
-            front.frames += 1
-        self.start = front.end
-        self.first += front.frames
-        self.frames -= front.frames
-        return front
-
-    def drop_frames(self, count: int) -> int:
-        """Take `count` frames off the front; return their bytes."""
-        start = self.start
-        for _ in range(count):
-            start = self.frame_end(start)
-        size = start - self.start
-        self.start = start
-        self.first += count
-        self.frames -= count
-        return size
 
 
 class SendLog:
@@ -249,7 +147,9 @@ class SendLog:
             LocalProtocolError: The payload is too long for a record.
         """
         size = HEADER_SIZE + length
-        run = self._run_with_room(size)
+        run = self._open
+        if run is None or run.end + size > BLOCK_SIZE or run.end + size > run.start + FULL_RECORD:
+            run = self._begin_run(size)
         view = run.block.view
         position = run.end
         pack_header_into(view, position, kind << 24 | stream_id, length)
@@ -258,15 +158,9 @@ class SendLog:
             stop = position + len(part)
             view[position:stop] = part
             position = stop
-        self._grow(run, length, data=kind == FrameType.DATA)
-
-    def _grow(self, run: Run, length: int, *, data: bool) -> None:
-        """Count a frame with `length` bytes of payload, written behind the others of `run`."""
-        size = HEADER_SIZE + length
-        run.end += size
-        run.block.cursor = run.end
+        run.end = run.block.cursor = position
         run.frames += 1
-        if data and length > SMALL_PAYLOAD:
+        if length > SMALL_PAYLOAD and kind == FrameType.DATA:
             run.long = True
         self.next_sequence += 1
         self.size += size
@@ -326,36 +220,36 @@ class SendLog:
                 return
             size = min(length, len(piece))
             length -= size
-            self._append_in_place(block, stream_id, size)
+            # A DATA frame whose payload lies behind the block's cursor already.
+            start = block.cursor
+            pack_header_into(block.view, start, stream_id, size)
+            end = start + HEADER_SIZE + size
+            run = self._open
+            if (
+                run is None
+                or run.block is not block
+                or run.end != start
+                or end - run.start > FULL_RECORD
+            ):
+                if run is not None:
+                    self._unsent.append(run)
+                self._block = block
+                block.live += 1
+                run = self._open = Run(block, self.next_sequence)
+            run.end = block.cursor = end
+            run.frames += 1
+            if size > SMALL_PAYLOAD:
+                run.long = True
+            self.next_sequence += 1
+            self.size += end - start
+            self.unsent += end - start
 
-    def _append_in_place(self, block: Block, stream_id: int, length: int) -> None:
-        """Append a DATA frame whose payload lies behind the block's cursor already."""
-        start = block.cursor
-        pack_header_into(block.view, start, stream_id, length)
-        end = start + HEADER_SIZE + length
-        run = self._open
-        if (
-            run is None
-            or run.block is not block
-            or run.end != start
-            or end - run.start > FULL_RECORD
-        ):
-            if run is not None:
-                self._unsent.append(run)
-            self._block = block
-            block.live += 1
-            run = self._open = Run(block, self.next_sequence)
-        self._grow(run, length, data=True)
-
-    def _run_with_room(self, size: int) -> Run:
+    def _begin_run(self, size: int) -> Run:
+        """Begin a run for a frame of `size` bytes, its header included."""
         if size > MAX_RECORD_PLAINTEXT:
             raise LocalProtocolError("a frame does not fit a record")
-        run = self._open
-        if run is not None:
-            room = BLOCK_SIZE - run.end
-            if run.end - run.start + size <= FULL_RECORD and size <= room:
-                return run
-            self._unsent.append(run)
+        if self._open is not None:
+            self._unsent.append(self._open)
         block = self._block
         if block is None or BLOCK_SIZE - block.cursor < size:
             block = self._block = self._pool.acquire()
@@ -510,60 +404,3 @@ class SendLog:
         self._open = None
         self.size = self.unsent = 0
         self.sent = self.acknowledged = self.next_sequence
-
-
-class ReceiveLog:
-    """How far the peer's frames have arrived.
-
-    Attributes:
-        received: How many sequenced frames have arrived in order; the number of the next.
-    """
-
-    __slots__ = ("received",)
-
-    def __init__(self) -> None:
-        self.received = 0
-
-    def begin(self, announced: int, next_sequence: int) -> LinkCursor:
-        """Start counting the frames of a new link.
-
-        The peer begins with the frame that our ATTACH asked for.  Frames that came by an
-        older link since then come again, and are dropped.
-
-        Args:
-            announced: What our ATTACH on that link said we had received.
-            next_sequence: What the peer's ATTACH said it would send first, at the latest.
-
-        Raises:
-            RemoteProtocolError: The peer has let go of frames that we do not have.
-        """
-        if next_sequence > announced:
-            raise RemoteProtocolError("frames were lost between two links")
-        return LinkCursor(self, announced)
-
-
-class LinkCursor:
-    """Numbers the sequenced frames of one link."""
-
-    __slots__ = ("_log", "_next")
-
-    def __init__(self, log: ReceiveLog, next_sequence: int) -> None:
-        self._log = log
-        self._next = next_sequence
-
-    def accept(self) -> bool:
-        """Number the next frame; return whether it is new, so that it is dealt with once.
-
-        Raises:
-            RemoteProtocolError: The number is ahead of what is expected.  On a link that
-                was superseded this cannot happen unless the peer misnumbers.
-        """
-        number = self._next
-        self._next = number + 1
-        log = self._log
-        if number == log.received:
-            log.received = number + 1
-            return True
-        if number > log.received:
-            raise RemoteProtocolError("a gap in the sequence")
-        return False

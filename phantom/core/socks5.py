@@ -18,6 +18,7 @@ like any other, because most of them deserve an answer.
 
 from __future__ import annotations
 
+import functools
 import hmac
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -139,6 +140,9 @@ class Rejected:
 
 Event = Reply | Request | Rejected
 
+_NO_AUTHENTICATION_WANTED: Final = Reply(bytes((VERSION_5, NO_AUTHENTICATION)))
+_PASSWORD_WANTED: Final = Reply(bytes((VERSION_5, PASSWORD)))
+
 
 def build_reply_5(code: int, bound: tuple[IPv4Address | IPv6Address, int] | None = None) -> bytes:
     """Return the SOCKS5 reply ``05 REP 00 ATYP BND.ADDR BND.PORT`` (RFC 1928, section 6).
@@ -158,6 +162,7 @@ def build_reply_4(code: int) -> bytes:
     return bytes((0, code, 0, 0, 0, 0, 0, 0))
 
 
+@functools.cache  # nearly all are the same; there are a dozen in all
 def build_reply(version: int, code: int) -> bytes:
     """Return the final reply in the application's version, with no bound address.
 
@@ -173,9 +178,10 @@ def build_reply(version: int, code: int) -> bytes:
 class SocksServer:
     """Reads one application's side of SOCKS up to the end of its request.
 
-    Feed it with `receive_data` and take events with `next_event` until that gives None.
-    `Request` and `Rejected` are the last event; what came behind the request is in
-    `take_trailing_data`, untouched.  However the octets are cut, the events are the same.
+    Feed it with `receive_data` and take events with `next_event` until that gives None, or
+    nothing is `buffered`.  `Request` and `Rejected` are the last event; what came behind the
+    request is in `take_trailing_data`, untouched.  However the octets are cut, the events are the
+    same.
 
     It holds at most one unfinished message (520 octets, a request of version 4a) between
     calls, unless the caller goes on feeding it after the last event.
@@ -184,13 +190,16 @@ class SocksServer:
         credentials: Passwords by user name.  None: no authentication, and none is taken.
             Otherwise a password is required, and version 4 is refused as it has none; an
             empty mapping admits nobody.
+
+    Attributes:
+        buffered: Octets that were received and belong to no event yet.
     """
 
-    __slots__ = ("_buffer", "_credentials", "_parse")
+    __slots__ = ("_credentials", "_parse", "buffered")
 
     def __init__(self, credentials: Mapping[str, str] | None = None) -> None:
         self._credentials = credentials
-        self._buffer = b""
+        self.buffered = b""
         self._parse: Callable[[], Event | None] | None = self._parse_version
 
     @property
@@ -200,24 +209,25 @@ class SocksServer:
 
     def receive_data(self, data: bytes) -> None:
         """Add received octets."""
-        self._buffer += data
+        self.buffered += data
 
     def next_event(self) -> Event | None:
         """Return the next event, or None when more octets are needed or all is said."""
-        return self._parse() if self._parse is not None else None
+        return self._parse() if self._parse is not None and self.buffered else None
 
     def take_trailing_data(self) -> bytes:
         """Return, once, what was received behind the request; empty before its end."""
         if self._parse is not None:
             return b""
-        data, self._buffer = self._buffer, b""
+        data, self.buffered = self.buffered, b""
         return data
 
-    # -- the messages, in order; each returns None while its message is incomplete ----------
+    # -- the messages, in order; each has an octet at least, and returns None while its message
+    # -- is incomplete
 
     def _take(self, size: int) -> None:
         """Drop a message that was dealt with."""
-        self._buffer = self._buffer[size:]
+        self.buffered = self.buffered[size:]
 
     def _reject(self, reason: Reason, reply: bytes = b"") -> Rejected:
         self._parse = None
@@ -235,9 +245,7 @@ class SocksServer:
         return Request(version, destination)
 
     def _parse_version(self) -> Event | None:
-        buffer = self._buffer
-        if not buffer:
-            return None
+        buffer = self.buffered
         if buffer[0] == VERSION_5:
             self._parse = self._parse_greeting
         elif buffer[0] == VERSION_4:
@@ -248,7 +256,7 @@ class SocksServer:
 
     def _parse_foreign(self) -> Event | None:
         """Name what is not SOCKS, from as few octets as tell it."""
-        buffer = self._buffer
+        buffer = self.buffered
         if buffer.startswith(_TLS_SIGN):
             return self._reject(Reason.TLS)
         if buffer.startswith(_HTTP_SIGNS):
@@ -258,22 +266,23 @@ class SocksServer:
         return self._reject(Reason.NOT_SOCKS)
 
     def _parse_greeting(self) -> Event | None:
-        buffer = self._buffer
+        buffer = self.buffered
         if len(buffer) < 2 or len(buffer) < 2 + buffer[1]:
             return None
         end = 2 + buffer[1]
         wanted = NO_AUTHENTICATION if self._credentials is None else PASSWORD
         offered = wanted in buffer[2:end]
-        self._take(end)
+        self.buffered = buffer[end:]
         if not offered:
             return self._reject(Reason.NO_METHOD, bytes((VERSION_5, NO_ACCEPTABLE_METHOD)))
-        self._parse = self._parse_request_5 if self._credentials is None else self._parse_password
-        return Reply(bytes((VERSION_5, wanted)))
+        if self._credentials is None:
+            self._parse = self._parse_request_5
+            return _NO_AUTHENTICATION_WANTED
+        self._parse = self._parse_password
+        return _PASSWORD_WANTED
 
     def _parse_password(self) -> Event | None:
-        buffer = self._buffer
-        if not buffer:
-            return None
+        buffer = self.buffered
         if buffer[0] != PASSWORD_VERSION:
             return self._reject(Reason.MALFORMED, bytes((PASSWORD_VERSION, GENERAL_FAILURE)))
         if len(buffer) < 2 or len(buffer) < 3 + buffer[1]:
@@ -298,9 +307,7 @@ class SocksServer:
         return known
 
     def _parse_request_5(self) -> Event | None:
-        buffer = self._buffer
-        if not buffer:
-            return None
+        buffer = self.buffered
         if buffer[0] != VERSION_5:
             return self._reject(Reason.MALFORMED, build_reply_5(GENERAL_FAILURE))
         if len(buffer) < 4:
@@ -322,7 +329,7 @@ class SocksServer:
         address, port = buffer[start:end], int.from_bytes(buffer[end : end + 2], "big")
         # Taken whole before it is judged: closing with unread octets resets the connection,
         # and the reset can overtake the reply.
-        self._take(end + 2)
+        self.buffered = buffer[end + 2 :]
         if command != CONNECT:
             return self._reject(Reason.COMMAND, build_reply_5(COMMAND_NOT_SUPPORTED))
         if kind == TYPE_IPV4:
@@ -332,7 +339,7 @@ class SocksServer:
         return self._accept(VERSION_5, address, port)
 
     def _parse_request_4(self) -> Event | None:
-        buffer = self._buffer
+        buffer = self.buffered
         user_end = buffer.find(0, 8, 8 + MAX_TEXT_4 + 1)
         if user_end < 0:
             return self._await_text_4(8)
@@ -356,6 +363,6 @@ class SocksServer:
 
     def _await_text_4(self, start: int) -> Event | None:
         """Wait for the zero octet of the text at `start` as long as it may still be too short."""
-        if len(self._buffer) <= start + MAX_TEXT_4:
+        if len(self.buffered) <= start + MAX_TEXT_4:
             return None
         return self._reject(Reason.MALFORMED, build_reply_4(REJECTED_4))

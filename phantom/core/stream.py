@@ -87,3 +87,5 @@ for _state in State:
 RECEIVING = frozenset(s for s in State if (s, Event.RECEIVE_DATA) in TRANSITIONS)
 #: States in which we may send DATA.
 SENDING = frozenset({State.OPENING, State.OPEN, State.REMOTE_CLOSED})
+#: States in which the opener waits for our reply.
+UNANSWERED = frozenset({State.PENDING, State.PENDING_HALF})

@@ -124,7 +124,12 @@ class ReceiveWindow:
             Whether `measure` is due.
         """
         self.buffered -= size
-        self._settle()
+        # As `_settle`; for each read of each stream.
+        charge = self.outstanding + self.buffered - BASE_CREDIT
+        if charge < 0:
+            charge = 0
+        self._pool.free += self._charged - charge
+        self._charged = charge
         self._taken += size
         if self._taken < self.target or self.target >= self.limit:
             return False

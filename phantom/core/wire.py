@@ -73,12 +73,18 @@ class FrameType(IntEnum):
 UNSEQUENCED = frozenset(
     {FrameType.PING, FrameType.PONG, FrameType.PADDING, FrameType.ACK, FrameType.ATTACH}
 )
+#: The others below 0x80, known or not.
+SEQUENCED = frozenset(range(0x80)) - UNSEQUENCED
 #: Types that belong to the link or the session and must carry stream id 0.
 ON_STREAM_ZERO = UNSEQUENCED | {FrameType.GOAWAY, FrameType.ENDPOINTS, FrameType.SCHEME}
 #: Reserved by this version: their layouts are fixed later, receiving one is an error.
 RESERVED = frozenset({FrameType.DATAGRAM, FrameType.MOVE})
 
-_KNOWN = frozenset(FrameType) - RESERVED
+# The types that may be received on streams, and on stream 0; those from 0x40 that are not known
+# may be skipped, on either.
+_SKIPPABLE = frozenset(range(0x40, 0x100)) - frozenset(FrameType)
+_ON_ZERO = ON_STREAM_ZERO | _SKIPPABLE
+_ON_STREAMS = (frozenset(FrameType) - RESERVED - ON_STREAM_ZERO) | _SKIPPABLE
 
 # The type and the 24-bit id share one 32-bit word.
 _HEADER = struct.Struct(">IH")
@@ -99,7 +105,7 @@ def pack_frame(kind: int, stream_id: int = 0, payload: bytes = b"") -> bytes:
 
 def is_sequenced(kind: int) -> bool:
     """Tell whether frames of this type take a sequence number (doc/spec/wire.md)."""
-    return kind < 0x80 and kind not in UNSEQUENCED
+    return kind in SEQUENCED
 
 
 def whole_data(record: memoryview) -> tuple[int, memoryview] | None:
@@ -143,21 +149,15 @@ def parse_frames(record: memoryview) -> Iterator[tuple[int, int, memoryview]]:
             raise RemoteProtocolError("a frame is cut short")
         kind = word >> 24
         stream_id = word & MAX_STREAM_ID
-        # DATA is nearly every frame and has the cheapest test.
-        if kind:
-            _check(kind, stream_id)
-        elif not stream_id:
-            raise RemoteProtocolError("data on stream 0")
+        # Both are sets of types, and nearly every frame is in the first.
+        if kind not in (_ON_STREAMS if stream_id else _ON_ZERO):
+            raise RemoteProtocolError(
+                "an unknown frame type"
+                if kind not in _ON_STREAMS and kind not in _ON_ZERO
+                else "a frame on a stream id it may not have"
+            )
         yield kind, stream_id, record[position:stop]
         position = stop
-
-
-def _check(kind: int, stream_id: int) -> None:
-    if kind in _KNOWN:
-        if (stream_id == 0) != (kind in ON_STREAM_ZERO):
-            raise RemoteProtocolError("a frame on a stream id it may not have")
-    elif kind < 0x40:
-        raise RemoteProtocolError("an unknown frame type")
 
 
 # -- payloads -------------------------------------------------------------------------

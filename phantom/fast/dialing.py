@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 from twisted.internet import address
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 
 from phantom.fast.sockets import QuickClient
 from phantom.fast.turns import is_epoll
+from phantom.fast.watching import DirectlyWatched
 
 
 class Caller(Protocol):
@@ -34,7 +34,7 @@ class Caller(Protocol):
         """Take the failure, an ``errno``; 0 if the system does not tell."""
 
 
-class Dialled(QuickClient):
+class Dialled(DirectlyWatched, QuickClient):
     """A connection that was made by `dial`.
 
     Attributes:
@@ -47,7 +47,7 @@ class Dialled(QuickClient):
 
     def connectionLost(self, reason: Failure) -> None:
         """Tell the protocol, then who has dialled; there is no connector."""
-        Connection.connectionLost(self, reason)
+        super().connectionLost(reason)
         on_lost, self.on_lost = self.on_lost, None
         if on_lost is not None:
             on_lost()
@@ -128,7 +128,7 @@ def dial(
             to = (str(host), port, 0, 0)  # a scope is part of the text, if there is one
             family = socket.AF_INET6
         # Non-blocking from the start saves two calls of ioctl.
-        skt = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        skt: Any = socket.SocketType(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
         caller.dial_failed(error.errno or 0)
         return None

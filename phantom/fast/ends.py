@@ -28,6 +28,12 @@ class QuickEnds(Connection):
             return False
         return self.producer is None or (self.streamingProducer and not self.producerPaused)
 
+    def input_ended(self) -> None:
+        """Tell the protocol of the end of its input; the reactor's way to it is longer."""
+        self.stopReading()
+        # Not the subclass's, which asks again whether there was an end.
+        Connection.readConnectionLost(self, _DONE)
+
     def loseWriteConnection(self) -> None:
         """Half-close: now, if everything was sent."""
         if self._writeDisconnecting or not self._all_sent:
@@ -38,8 +44,10 @@ class QuickEnds(Connection):
 
     def loseConnection(self) -> None:
         """Close: at the end of the turn, if everything was sent."""
+        if self.disconnecting:
+            return
         turns = find_turns(self.reactor)
-        if turns is None or self.disconnecting or not self._all_sent:
+        if turns is None or not self._all_sent:
             super().loseConnection()
             return
         self.disconnecting = 1

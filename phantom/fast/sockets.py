@@ -20,9 +20,8 @@ import socket
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from twisted.internet.address import IPv6Address
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
-from twisted.internet.tcp import Client, Connection, Port, Server
+from twisted.internet.tcp import Client, Server
 from twisted.python.failure import Failure
 
 from phantom.fast.ends import QuickEnds
@@ -102,11 +101,9 @@ class QuickConnection(QuickEnds):
             return reader.read_from(self)
         protocol = self.protocol
         receive = getattr(protocol, "buffer_received", None)
-        if receive is None:
-            self._read_end = super().doRead()
-            return self._read_end
+        most = self.bufferSize if receive is None else protocol.read_size  # type: ignore[attr-defined]
         try:
-            size = self.socket.recv_into(_READ_BUFFER, protocol.read_size)  # type: ignore[attr-defined]
+            size = self.socket.recv_into(_READ_BUFFER, most)
         except BlockingIOError:
             return None
         except OSError:
@@ -115,7 +112,10 @@ class QuickConnection(QuickEnds):
         if not size:
             self._read_end = CONNECTION_DONE
             return CONNECTION_DONE
-        receive(_READ_BUFFER[:size])
+        if receive is None:
+            protocol.dataReceived(_READ_BUFFER[:size].tobytes())
+        else:
+            receive(_READ_BUFFER[:size])
         return None
 
     def readConnectionLost(self, reason: Failure) -> None:
@@ -141,10 +141,21 @@ class QuickConnection(QuickEnds):
         else:
             super().readConnectionLost(reason)
 
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Let a producer be paused and resumed."""
+        if self.producer is not None or self.disconnected or not streaming or self.TLS:
+            super().registerProducer(producer, streaming)
+        else:
+            self.producer = producer  # which is all that Twisted's two methods do here
+            self.streamingProducer = True
+
     def unregisterProducer(self) -> None:
         """Forget the producer, and that it was paused: the next one begins anew."""
         self.producerPaused = False
-        super().unregisterProducer()
+        if self.disconnecting or self.TLS:
+            super().unregisterProducer()
+        else:
+            self.producer = None  # which is all that Twisted's three methods do here
 
     def read_into(self, buffers: Sequence[memoryview]) -> int:
         """Read what there is into `buffers`, in order; for a `SocketReader`.
@@ -214,6 +225,18 @@ class QuickConnection(QuickEnds):
 
     def send_now(self, data: bytes | memoryview) -> None:
         """As `send_buffer`, with memory that the caller keeps: what must wait is copied."""
+        sent = 0
+        if self.connected and not (
+            self._writeDisconnected or self.dataBuffer or self._tempDataLen or self.patient
+        ):
+            # Nearly always, and all of it is sent.
+            try:
+                sent = self.socket.send(data)
+            except OSError as error:
+                self._note_failure(error)
+            if sent == len(data):
+                return
+            data = memoryview(data)[sent:]
         if not self.send_buffer(data):
             self.dataBuffer = bytes(self.dataBuffer)
 
@@ -290,51 +313,11 @@ class QuickServer(QuickConnection, Server):
     """An accepted connection."""
 
 
-class AcceptedServer(QuickServer):
-    """A connection that is quick from the start, made by a port that `quicken_port` has seen.
-
-    Twisted's own makes two texts for log lines, which nobody reads here, for each connection, of
-    160 bytes.
-    """
-
-    logstr = "phantom"
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        protocol: Any,
-        client: tuple[Any, ...],
-        server: Port,
-        sessionno: int,
-        reactor: Any,
-    ) -> None:
-        Connection.__init__(self, sock, protocol, reactor)
-        if len(client) != 2:
-            self._addressType = IPv6Address
-        self.client = client
-        self.server = server
-        self.connected = 1
-        self.startReading()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} at {id(self):#x}>"
-
-
 class QuickClient(QuickConnection, Client):
     """An outgoing connection."""
 
 
 _QUICK = {Server: QuickServer, Client: QuickClient}
-
-
-def quicken_port(port: Any) -> None:
-    """Have a port make quick connections from the start, if it is Twisted's own for TCP.
-
-    Args:
-        port: What ``listenTCP`` or ``adoptStreamPort`` returned.
-    """
-    if type(port) is Port and hasattr(socket.socket, "recvmsg_into"):
-        port.transport = AcceptedServer
 
 
 def quicken(transport: Any) -> QuickConnection | None:

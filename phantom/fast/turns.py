@@ -5,9 +5,8 @@ heap entry and a pass through the timer loop for each, run at the beginning of t
 Here it is a list, run when the events of a turn have been dealt with.
 
 Twisted's epoll reactor also sets up a logging context for every event of every socket, so
-that old-style log lines begin with the protocol's name, and looks at timers and at calls from
-threads after each poll.  phantom's log lines name their module, so on that reactor events go
-straight to their sockets, and turn follows turn until something else is due.
+that old-style log lines begin with the protocol's name.  phantom's log lines name their module,
+so on that reactor events go straight to their sockets.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.base import ReactorBase
+from twisted.internet.main import CONNECTION_DONE
 
 from phantom.telemetry import make_logger
 
@@ -71,14 +71,34 @@ class Turns:
             if error.errno != errno.EINTR:
                 raise
             events = ()
-        deal = reactor._doReadOrWrite
+        reads, reads_or_writes = reactor._POLL_IN, reactor._POLL_IN | reactor._POLL_OUT
         for number, event in events:
             # One that an earlier event of this turn has closed is gone from there.
             selectable = selectables.get(number)
-            if selectable is not None:
-                deal(selectable, number, event)
+            if selectable is None:
+                continue
+            if event & reads_or_writes != reads:
+                reactor._doReadOrWrite(selectable, number, event)
+                continue
+            # Nearly every event; what follows is what the reactor does with it.
+            try:
+                why = selectable.doRead()
+            except BaseException as error:
+                # Whatever it is, it is this one's end and nobody else's.
+                log.failure("reading failed; the connection is closed")
+                why = error
+            if why is not None:
+                self._disconnect(selectable, why)
         if self._calls:
             self._end()
+
+    def _disconnect(self, selectable: Any, why: BaseException) -> None:
+        """Let one know that it has nothing to read any more."""
+        input_ended = getattr(selectable, "input_ended", None)
+        if why is CONNECTION_DONE and input_ended is not None:
+            input_ended()
+        else:
+            self._reactor._disconnectSelectable(selectable, why, True)
 
     def _end(self) -> None:
         calls, self._calls = self._calls, []

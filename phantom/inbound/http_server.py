@@ -1,8 +1,8 @@
-"""The HTTP proxy's side towards an application: framing, order, bounds and time.
+"""The HTTP proxy's side towards an application: order, bounds and time.
 
-h11 frames the bodies; the heads are checked by `phantom.core.httphead` before h11 reads
-them.  What a request asks for is decided above, in `phantom.inbound.http`.  Requests that
-come before their turn wait, at first in a bounded buffer and then unread.
+What a request asks for is decided above, in `phantom.inbound.http`; how it and its answer are
+written is known below, in `phantom.inbound.http_framing`.  Requests that come before their turn
+wait, at first in a bounded buffer and then unread.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from enum import Enum
 from typing import Any, Final
 
-import h11
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
@@ -22,16 +21,11 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from phantom.core.httphead import (
-    MAX_HEAD,
-    Field,
-    HeadError,
-    HeadFinder,
-    RequestHead,
-    parse_request_head,
-)
-from phantom.core.httpproxy import list_members, wants_upgrade
+from phantom.core.httphead import Field, HeadError, HeadFinder, RequestHead, parse_request_head
+from phantom.core.httpproxy import wants_upgrade
+from phantom.errors import RemoteProtocolError
 from phantom.inbound.http_forward import Exchange
+from phantom.inbound.http_framing import Framing, rejection
 from phantom.inbound.http_origin import OriginConnection
 from phantom.inbound.pages import Page, error_page
 from phantom.layer import switch_protocol
@@ -53,9 +47,6 @@ HALF_CLOSED_TIMEOUT: Final = 30.0
 LINGER: Final = 30.0
 #: Octets received before their turn that are kept; reading stops there.
 MAX_PENDING: Final = 64 * 1024
-#: Octets of an unwanted body that are skipped to keep the connection; beyond it closing is
-#: cheaper for both.
-MAX_SKIPPED: Final = 64 * 1024
 
 log = make_logger()
 
@@ -89,8 +80,7 @@ class HttpServerProtocol(ABC):
 
     # Any: TCP, a unix socket, or a layer over either.
     transport: Any = None
-    _head: RequestHead
-    _conn: h11.Connection
+    _framing: Framing
 
     def __init__(self, runtime: Runtime, greeting_timeout: float) -> None:
         self._runtime = runtime
@@ -104,8 +94,6 @@ class HttpServerProtocol(ABC):
         self._timer: IDelayedCall | None = None
         self._patience = 0.0  # what the timer was set to
         self._head_timed = True  # whether the timer is that of a head, not of an idle wait
-        self._chunked = False  # whether the response under way goes out in chunks
-        self._responded = False  # whether it is complete
         self._flushed = False  # whether our FIN has left
         self._advancing = False
         self._paused = False
@@ -243,26 +231,16 @@ class HttpServerProtocol(ABC):
             raw = bytes(self._inbox[:length])
             del self._inbox[:length]
             head = parse_request_head(raw)
-            # A new one for each request: its `trailing_data` is the public way to see what
-            # is left of the input before h11 takes it for the next head.
-            conn = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
-            conn.receive_data(raw)
-            conn.next_event()
+            framing = Framing(head, raw)
         except HeadError as error:
             self._reject(error.status, error.problem)
             return False
-        except h11.RemoteProtocolError:
-            # Nothing the check lets through comes here; if h11 is stricter one day, let it.
-            self._reject(400, "this is not an HTTP request")
+        except RemoteProtocolError as error:
+            self._reject(400, str(error))
             return False
-        self._head, self._conn = head, conn
-        self._responded = False
+        self._framing = framing
         self._arm(HALF_CLOSED_TIMEOUT if self._eof else EXCHANGE_TIMEOUT)
-        if head.has_body:
-            self.phase = Phase.BODY
-        else:
-            conn.next_event()  # h11's own note of the end
-            self.phase = Phase.ANSWER
+        self.phase = Phase.BODY if head.has_body else Phase.ANSWER
         try:
             self.request_received(head)
         except HeadError as error:
@@ -278,11 +256,7 @@ class HttpServerProtocol(ABC):
             self._arm(self._greeting_timeout)
 
     def _read_body(self) -> bool:
-        """Take what has come of the request's body.
-
-        h11 is less strict about chunks and trailers than `phantom.core.httphead` about
-        heads; that is harmless, because what goes on is framed anew.
-        """
+        """Take what has come of the request's body."""
         if not self._inbox:
             if self._eof:  # cut short; nobody may take it for the whole
                 self.abort()
@@ -290,34 +264,22 @@ class HttpServerProtocol(ABC):
         data = bytes(self._inbox)
         self._inbox.clear()
         self.touch()
-        pieces: list[bytes] = []
-        trailers: list[Field] | None = None
-        conn = self._conn
         try:
-            conn.receive_data(data)
-            while trailers is None:
-                event = conn.next_event()
-                if isinstance(event, h11.Data):
-                    pieces.append(event.data)
-                elif isinstance(event, h11.EndOfMessage):
-                    trailers = event.headers.raw_items()
-                else:
-                    break
-        except h11.RemoteProtocolError:
+            part = self._framing.take_body(data)
+        except RemoteProtocolError:
             self._malformed_body()
             return False
         exchange = self.exchange
-        if pieces and exchange is not None:
-            # One write for what came in one read, however small the chunks were.
-            exchange.send_body(b"".join(pieces))
-        if trailers is not None:
-            self._inbox += conn.trailing_data[0]
+        if part.data and exchange is not None:
+            exchange.send_body(part.data)
+        if part.trailers is not None:
+            self._inbox += part.rest
             self.phase = Phase.ANSWER
             if self._eof:
                 self._arm(HALF_CLOSED_TIMEOUT)
             if exchange is not None:
-                exchange.send_end(trailers)
-            elif self._responded:
+                exchange.send_end(part.trailers)
+            elif self._framing.answered:
                 self._after_response()
         return True
 
@@ -342,44 +304,25 @@ class HttpServerProtocol(ABC):
 
     def send_interim(self, status: int, reason: bytes, fields: list[Field]) -> None:
         """Send a 1xx response."""
-        response = h11.InformationalResponse(status_code=status, reason=reason, headers=fields)
-        self.transport.write(self._conn.send(response))
+        self.transport.write(self._framing.interim(status, reason, fields))
 
     def send_response(
         self, status: int, reason: bytes, fields: list[Field], *, close: bool
     ) -> None:
-        """Send the head of the final response.
-
-        Args:
-            status: 200 or more.
-            reason: The reason phrase.
-            fields: The fields, without Transfer-Encoding; with neither a Content-Length nor
-                a status that has no body, it goes out in chunks, or to HTTP/1.0 until the
-                connection closes.
-            close: Whether the connection is to be closed after it.
-        """
-        head = self._head
+        """Send the head of the final response; see `Framing.response`."""
+        head = self._framing.head
         if self._inbox and (head.method == b"CONNECT" or wants_upgrade(head)):
             # Sent ahead in the protocol that was refused: it must not be read as requests.
             close = True
-        if close:
-            fields = [*fields, (b"Connection", b"close")]
-        self._chunked = (
-            head.version != b"1.0"
-            and head.method != b"HEAD"
-            and status not in (204, 304)
-            and not any(name.lower() == b"content-length" for name, _ in fields)
-        )
-        response = h11.Response(status_code=status, reason=reason, headers=fields)
-        self.transport.write(self._conn.send(response))
+        self.transport.write(self._framing.response(status, reason, fields, close=close))
 
     def send_body(self, data: bytes) -> None:
         """Send some of its body."""
-        self.transport.write(self._conn.send(h11.Data(data=data)))
+        self.transport.write(self._framing.body(data))
 
     def send_end(self, trailers: list[Field]) -> None:
         """End the response to a forwarded request; trailers only go with chunks."""
-        data = self._conn.send(h11.EndOfMessage(headers=trailers if self._chunked else []))
+        data = self._framing.end(trailers)
         if data:
             self.transport.write(data)
         exchange, self.exchange = self.exchange, None
@@ -398,27 +341,16 @@ class HttpServerProtocol(ABC):
         fields = list(page.fields)
         if page.status != 204:
             fields.append((b"Content-Length", b"%d" % len(page.body)))
-        close = close or (self.phase is Phase.BODY and not self._can_skip_body())
+        close = close or (self.phase is Phase.BODY and not self._framing.body_can_be_skipped)
         self.send_response(page.status, page.reason, fields, close=close)
-        if page.body and self._head.method != b"HEAD":
+        if page.body and self._framing.head.method != b"HEAD":
             self.send_body(page.body)
-        self._conn.send(h11.EndOfMessage())  # nothing to write behind a Content-Length
+        self._framing.end([])  # nothing to write behind a Content-Length
         self._after_response()
-
-    def _can_skip_body(self) -> bool:
-        """Whether the rest of an unwanted body is small, and sure to come."""
-        length = self._head.length
-        return (
-            length is not None
-            and length <= MAX_SKIPPED
-            # Told no, such a client may send the body or may not (RFC 9110, section 10.1.1).
-            and b"100-continue" not in list_members(self._head.fields, b"expect")
-        )
 
     def _after_response(self) -> None:
         """Go on to the next request, if there can be one."""
-        self._responded = True
-        if self._conn.our_state is not h11.DONE:
+        if self._framing.connection_ends:
             self._finish()
             return
         if self.phase is Phase.ANSWER:
@@ -431,14 +363,7 @@ class HttpServerProtocol(ABC):
         """Answer what is no acceptable request, and close."""
         log.debug("an HTTP request was refused: {status}", status=status)
         page = error_page(status, f"The proxy cannot accept this request: {problem}.")
-        fields = [
-            *page.fields,
-            (b"Content-Length", b"%d" % len(page.body)),
-            (b"Connection", b"close"),
-        ]
-        conn = h11.Connection(h11.SERVER)  # whatever state the request left the other in
-        head = conn.send(h11.Response(status_code=status, reason=page.reason, headers=fields))
-        self.transport.write(head + page.body)
+        self.transport.write(rejection(page))
         self._finish()
 
     # -- the end ------------------------------------------------------------------------------

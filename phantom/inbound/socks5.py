@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -35,11 +34,12 @@ from phantom.core.socks5 import (
     build_reply,
 )
 from phantom.errors import EXPLANATIONS, RelayError
-from phantom.fast.sockets import quicken
+from phantom.fast.sockets import QuickConnection, quicken
 from phantom.fast.timeouts import Timeouts
 from phantom.interfaces import Outbound
 from phantom.layer import switch_protocol
-from phantom.relay import HALF_CLOSED_TIMEOUT, relay_pair
+from phantom.reach import Cancel, reach
+from phantom.relay import HALF_CLOSED_TIMEOUT, RelayProtocol, relay_pair
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
 
@@ -88,7 +88,9 @@ class Socks5Protocol(Protocol):
         self._parser = SocksServer(factory.credentials)
         self._version = 0  # of the complete request; 0 before
         self._timer: IDelayedCall | None = None
-        self._attempt: Deferred[Any] | None = None
+        self._give_up: Cancel | None = None
+        self._near: RelayProtocol | None = None  # what the relay has of us, once connected
+        self._quick: QuickConnection | None = None
         self._early: list[bytes] = []  # received behind the request
         self._early_size = 0
         self._paused = False
@@ -101,6 +103,7 @@ class Socks5Protocol(Protocol):
         """Start listening to the application."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
+        self._quick = quicken(self.transport)
         self.factory.waiting.add(self)
         self.factory.greetings.start(self, self._expired)
 
@@ -111,8 +114,9 @@ class Socks5Protocol(Protocol):
         if self._version:
             self._keep_early(data)
             return
-        self._parser.receive_data(data)
-        while not self._over and (event := self._parser.next_event()) is not None:
+        parser = self._parser
+        parser.receive_data(data)
+        while parser.buffered and not self._over and (event := parser.next_event()) is not None:
             if isinstance(event, Reply):
                 self._write(event.data)
             elif isinstance(event, Request):
@@ -133,22 +137,37 @@ class Socks5Protocol(Protocol):
         """Give up what is under way."""
         self._over = True
         self._end()
-        if self._attempt is not None:
-            self._attempt.cancel()
+        if self._give_up is not None:
+            self._give_up()
 
     # -- the request --------------------------------------------------------------------------
 
     def _start(self, request: Request) -> None:
-        self._disarm()
+        factory = self.factory
+        factory.greetings.stop(self)
         self._version = request.version
-        if early := self._parser.take_trailing_data():
-            self._keep_early(early)
+        if self._parser.buffered:
+            self._keep_early(self._parser.take_trailing_data())
         # Reading goes on while nothing comes: a reset shall be noticed, and an application
         # that waits for its answer, as nearly all do, costs no system call for it.
-        near, far = relay_pair(self.factory.relay_ended, self.factory.half_closed)
-        self._attempt = attempt = self.factory.outbound.connect(request.destination, far)
-        attempt.addCallbacks(self._connected, self._failed, callbackArgs=(near,))
-        attempt.addErrback(self._broken)
+        self._near, far = relay_pair(factory.relay_ended, factory.half_closed)
+        give_up = reach(factory.outbound, request.destination, far, self._reached)
+        if self._near is not None:
+            self._give_up = give_up
+
+    def _reached(self, result: Any) -> None:
+        """Take what the outbound says: the transport, or why there is none."""
+        self._give_up = None
+        near, self._near = self._near, None
+        try:
+            if isinstance(result, Failure):
+                self._failed(result)
+            elif near is not None:
+                self._connected(result, near)
+        except Exception:
+            # A bug on this side: neither side is left hanging.
+            log.failure("handing a connection over failed")
+            self.transport.abortConnection()
 
     def _keep_early(self, data: bytes) -> None:
         self._early.append(bytes(data))  # a memoryview would be good for this call only
@@ -159,12 +178,12 @@ class Socks5Protocol(Protocol):
         elif self._early_size > MAX_EARLY_DATA:  # a transport that does not pause
             self.transport.abortConnection()
 
-    def _connected(self, far_transport: Any, near: Any) -> None:
-        self._attempt = None
+    def _connected(self, far_transport: Any, near: RelayProtocol) -> None:
         if self._over:  # connected in spite of being cancelled
             far_transport.abortConnection()
             return
-        self._end()
+        factory = self.factory
+        factory.waiting.discard(self)
         self._write(build_reply(self._version, SUCCEEDED))
         if self._early:
             # Written here and not given to `near`: the relay may be handed what comes next
@@ -172,13 +191,12 @@ class Socks5Protocol(Protocol):
             far_transport.write(b"".join(self._early))
             self._early.clear()
         self._over = True
-        self.factory.relayed += 1
+        factory.relayed += 1
         switch_protocol(self.transport, near)
         if self._half_closed:
             near.readConnectionLost()
 
     def _failed(self, failure: Failure) -> None:
-        self._attempt = None
         if self._over:
             return
         code = GENERAL_FAILURE
@@ -189,11 +207,6 @@ class Socks5Protocol(Protocol):
         else:
             log.failure("the outbound failed unexpectedly", failure=failure)
         self._refuse(build_reply(self._version, code))
-
-    def _broken(self, failure: Failure) -> None:
-        """A bug on this side: neither side is left hanging."""
-        log.failure("handing a connection over failed", failure=failure)
-        self.transport.abortConnection()
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -223,9 +236,8 @@ class Socks5Protocol(Protocol):
 
     def _write(self, data: bytes) -> None:
         """Write, and where that can be at once; Twisted's TCP would wait for its next turn."""
-        quick = quicken(self.transport)
-        if quick is not None:
-            quick.send_now(data)
+        if self._quick is not None:
+            self._quick.send_now(data)
         else:
             self.transport.write(data)
 

@@ -18,9 +18,11 @@ from phantom.carriers.tcp import prepare_link_socket
 from phantom.core.admission import Admission
 from phantom.core.handshake import INSTANCE_SIZE, HandshakePayload, Mode, PostQuantum
 from phantom.core.replay import ReplayVerdict
+from phantom.core.stream import UNANSWERED
 from phantom.errors import Outcome, RelayError
 from phantom.fast.timeouts import Timeouts
 from phantom.interfaces import Expect, Outbound, StrangerPolicy
+from phantom.reach import Cancel, reach
 from phantom.relay import HALF_CLOSED_TIMEOUT, RelayProtocol, relay_pair
 from phantom.runtime import Runtime
 from phantom.telemetry import Meters, make_logger
@@ -224,25 +226,31 @@ def stream_acceptor(
 
         def accept(stream: Stream, destination: Destination) -> None:
             near, far = relay_pair(None, half_closed)
-            dial = outbound.connect(destination, far)
-            # The opener gives up: so do we.  A Deferred that has fired ignores this.
-            stream.on_outcome = lambda _outcome: dial.cancel()
 
-            def connected(_transport: Any) -> None:
+            def done(result: Any) -> None:
                 stream.on_outcome = None
-                stream.accept(near)
+                try:
+                    if not isinstance(result, Failure):
+                        stream.accept(near)
+                    elif result.check(RelayError, CancelledError):
+                        stream.refuse(getattr(result.value, "outcome", Outcome.FAILED))
+                    else:
+                        broken(result, stream, far)
+                except Exception:
+                    broken(Failure(), stream, far)
 
-            def failed(failure: Failure) -> None:
-                stream.on_outcome = None
-                failure.trap(RelayError, CancelledError)
-                stream.refuse(getattr(failure.value, "outcome", Outcome.FAILED))
-
-            dial.addCallbacks(connected, failed)
-            dial.addErrback(unexpected, stream, far)
+            give_up = reach(outbound, destination, far, done)
+            if stream.state in UNANSWERED:
+                stream.on_outcome = lambda _outcome: cancelled(give_up, stream)
 
         return accept
 
-    def unexpected(failure: Failure, stream: Stream, far: RelayProtocol) -> None:
+    def cancelled(give_up: Cancel, stream: Stream) -> None:
+        """The opener gives up: so do we."""
+        give_up()
+        stream.refuse(Outcome.CANCELLED)
+
+    def broken(failure: Failure, stream: Stream, far: RelayProtocol) -> None:
         log.failure("relaying a stream failed", failure=failure)
         stream.abortConnection()
         if far.transport is not None:

@@ -20,9 +20,18 @@ from phantom.core.egress import EgressPolicy
 from phantom.core.eyeballs import connection_order
 from phantom.core.limits import Limits
 from phantom.errors import Outcome, RelayError
+from phantom.fast.dialing import Dialled, Dialling, can_dial, dial
 from phantom.fast.timeouts import Timeouts
 from phantom.outbound.lookups import Lookups
-from phantom.outbound.race import EXHAUSTION, IPAddress, Race
+from phantom.outbound.race import (
+    EXHAUSTION,
+    IPAddress,
+    Race,
+    errno_outcome,
+    prepare_socket,
+    start_protocol,
+)
+from phantom.reach import Cancel, Done, as_deferred
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
 
@@ -98,7 +107,7 @@ class DirectOutbound:
 
     def connect(self, destination: Destination, protocol: IProtocol) -> Deferred[Any]:
         """Connect on behalf of nobody in particular; see `phantom.interfaces.Outbound`."""
-        return _Connecting(self, None, destination, protocol).start()
+        return self.for_client(None).connect(destination, protocol)
 
     def for_client(self, key: Hashable) -> ClientOutbound:
         """Return an outbound whose lookups and connections count against `key`.
@@ -135,16 +144,26 @@ class ClientOutbound:
 
     def connect(self, destination: Destination, protocol: IProtocol) -> Deferred[Any]:
         """Connect on behalf of the client; see `phantom.interfaces.Outbound`."""
-        return _Connecting(self.outbound, self.key, destination, protocol).start()
+        return as_deferred(self, destination, protocol)
+
+    def begin(self, destination: Destination, protocol: IProtocol, done: Done) -> Cancel:
+        """Connect on behalf of the client; see `phantom.reach.Beginner`."""
+        connecting = _Connecting(self.outbound, self.key, destination, protocol, done)
+        connecting.start(destination.host)
+        return connecting.cancel
 
 
 class _Connecting:
-    """One call of ``connect``: lookup if it takes one, judgement, race."""
+    """One attempt to connect: lookup if it takes one, judgement, race.
+
+    To a single address there is no race, and where the reactor can do it this object dials
+    itself (`phantom.fast.dialing.Caller`).
+    """
 
     __slots__ = (
         "_counted",
-        "_deferred",
-        "_host",
+        "_dialling",
+        "_done",
         "_key",
         "_name",
         "_outbound",
@@ -160,35 +179,32 @@ class _Connecting:
         key: Hashable,
         destination: Destination,
         protocol: IProtocol,
+        done: Done,
     ) -> None:
         self._outbound = outbound
         self._key = key
-        self._host: Host | None = destination.host
         self._port = destination.port
         self._protocol: IProtocol | None = protocol
-        self._deferred: Deferred[Any] | None = None
+        #: Who is told, until it is.
+        self._done: Done | None = done
         #: Counts among the outbound's connections.
         self._counted = False
         #: What is being looked up.
         self._name: str | None = None
         self._race: Race | None = None
+        self._dialling: Dialling | None = None
         self._timer: IDelayedCall | None = None
 
-    def start(self) -> Deferred[Any]:
-        """Begin, and return what ``connect`` returns."""
-        deferred: Deferred[Any] = Deferred(self._cancel)
+    def start(self, host: Host) -> None:
+        """Begin."""
         if not self._outbound.connections.acquire(self._key):
-            deferred.errback(RelayError(Outcome.LIMIT))
-            return deferred
+            self._fail(Outcome.LIMIT)
+            return
         self._counted = True
-        self._deferred = deferred
-        host = self._host
-        assert host is not None
         if isinstance(host, str):
             self._look_up(host)
         else:
             self._judge([host])
-        return deferred
 
     # -- lookup -----------------------------------------------------------------------
 
@@ -205,7 +221,7 @@ class _Connecting:
 
     def _looked_up(self, result: list[IPAddress] | Failure) -> None:
         self._name = None
-        if self._deferred is None:
+        if self._done is None:
             return  # given up in the meantime
         if self._timer is not None:
             self._timer.cancel()
@@ -241,6 +257,9 @@ class _Connecting:
             return
         if len(permitted) > 1:
             permitted = connection_order(permitted)
+        elif can_dial(outbound.runtime.reactor):
+            self._dial(permitted[0])
+            return
         assert self._protocol is not None
         self._race = Race(
             outbound.runtime, permitted, port, self._protocol, self._raced, self._uncount
@@ -251,18 +270,52 @@ class _Connecting:
             self._race.start(outbound.attempt_timeout, outbound.connect_timeout)
 
     def _raced(self, outcome: Outcome, transport: Any) -> None:
-        if outcome is not Outcome.CONNECTED:
-            if outcome is Outcome.LIMIT:
-                self._outbound.warn_of_exhaustion()
-            self._fail(outcome)
-            return
-        deferred, self._deferred = self._deferred, None
+        if outcome is Outcome.CONNECTED:
+            self._connected(transport)
+        else:
+            self._not_connected(outcome)
+
+    def _connected(self, transport: Any) -> None:
+        """Report the transport, to which the protocol was connected."""
+        done, self._done = self._done, None
         # This object lives as long as the connection, for `_uncount`.
-        self._race = self._protocol = self._host = None
-        if deferred is None:
+        self._race = self._protocol = None
+        if done is None:
             transport.abortConnection()  # cancelled by the protocol while it was connected
         else:
-            deferred.callback(transport)
+            done(transport)
+
+    def _not_connected(self, outcome: Outcome) -> None:
+        if outcome is Outcome.LIMIT:
+            self._outbound.warn_of_exhaustion()
+        self._fail(outcome)
+
+    # -- to a single address ----------------------------------------------------------
+
+    def _dial(self, address: IPAddress) -> None:
+        outbound = self._outbound
+        outbound.attempts.start(self, self._dial_expired)
+        dialling = dial(outbound.runtime.reactor, address, self._port, self, prepare_socket)
+        if self._done is not None:
+            self._dialling = dialling
+
+    def _dial_expired(self) -> None:
+        self._fail(Outcome.TIMED_OUT)
+
+    def dialled(self, transport: Dialled) -> None:
+        """Take the connection; see `phantom.fast.dialing.Caller`."""
+        self._dialling = None
+        self._outbound.attempts.stop(self)
+        transport.on_lost = self._uncount
+        if start_protocol(transport, self._protocol):
+            self._connected(transport)
+        else:
+            self._fail(Outcome.FAILED)
+
+    def dial_failed(self, number: int) -> None:
+        """Take the failure; see `phantom.fast.dialing.Caller`."""
+        self._dialling = None
+        self._not_connected(errno_outcome(number))
 
     def _uncount(self) -> None:
         """Count the connection as over."""
@@ -273,17 +326,18 @@ class _Connecting:
     # -- end --------------------------------------------------------------------------
 
     def _fail(self, outcome: Outcome) -> None:
-        deferred = self._clear()
-        if deferred is not None:
-            deferred.errback(RelayError(outcome))
+        done = self._clear()
+        if done is not None:
+            done(Failure(RelayError(outcome)))
 
-    def _cancel(self, _deferred: Deferred[Any]) -> None:
-        self._fail(Outcome.CANCELLED)
+    def cancel(self) -> None:
+        """Give up, unless it is done; nobody is told."""
+        self._clear()
 
-    def _clear(self) -> Deferred[Any] | None:
-        """Give up what is under way; return the Deferred if it is still to fire."""
-        deferred, self._deferred = self._deferred, None
-        if deferred is None:
+    def _clear(self) -> Done | None:
+        """Give up what is under way; return who is still to be told."""
+        done, self._done = self._done, None
+        if done is None:
             return None
         self._protocol = None
         if self._timer is not None:
@@ -295,5 +349,9 @@ class _Connecting:
         race, self._race = self._race, None
         if race is not None:
             race.cancel()
+        self._outbound.attempts.stop(self)
+        dialling, self._dialling = self._dialling, None
+        if dialling is not None:
+            dialling.disconnect()
         self._uncount()
-        return deferred
+        return done

@@ -6,7 +6,9 @@ and one timeout, and no race.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import socket
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
@@ -68,11 +70,43 @@ def connect_outcome(error: BaseException | None) -> Outcome:
     if isinstance(error, ConnectTimeout):
         return Outcome.TIMED_OUT
     # Twisted's own errors keep the system's number in `osError`, if there was one.
-    return _outcome(getattr(error, "osError", None) or 0)
+    return errno_outcome(getattr(error, "osError", None) or 0)
 
 
-def _outcome(number: int) -> Outcome:
+def errno_outcome(number: int) -> Outcome:
+    """Return what a failed attempt to connect is called, by its ``errno``; 0 if unknown."""
     return _OUTCOMES.get(number, Outcome.FAILED)
+
+
+def prepare_socket(handle: socket.socket, host: str) -> None:
+    """Set the options of a connection to a destination.
+
+    Args:
+        handle: Its socket, best one that is not connected yet.
+        host: The address, as text.
+
+    Raises:
+        OSError: The system is short of something, or the connection was reset already.
+    """
+    spare_pacing(handle, host)
+    # A keystroke must not wait for the acknowledgement of the one before it.
+    handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+    # A destination that vanished is noticed, if only after hours.
+    handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, True)
+
+
+def start_protocol(transport: Any, protocol: Any) -> bool:
+    """Connect a protocol to a transport that was made; return whether that went well.
+
+    If not, the transport was aborted.
+    """
+    try:
+        switch_protocol(transport, protocol)
+    except Exception:
+        log.failure("a protocol could not be connected")
+        transport.abortConnection()
+        return False
+    return True
 
 
 @implementer(IProtocol)
@@ -96,7 +130,7 @@ class _Attempt:
     def begin(self, runtime: Runtime, host: IPAddress, port: int, timeout: float | None) -> None:
         """Start connecting; `timeout` in seconds is the attempt's own, None for none."""
         if can_dial(runtime.reactor):
-            connector: Any = dial(runtime.reactor, host, port, self, spare_pacing)
+            connector: Any = dial(runtime.reactor, host, port, self, prepare_socket)
         else:
             # Twisted's own timeout runs on the reactor rather than on the runtime's clock.
             connector = runtime.reactor.connectTCP(str(host), port, self, timeout=None)
@@ -147,7 +181,7 @@ class _Attempt:
         race = self._detach()
         self._connector = None
         if race is not None:
-            race.failed(self, _outcome(number))
+            race.failed(self, errno_outcome(number))
 
     # -- IProtocolFactory and what else a connector calls ------------------------------
 
@@ -312,18 +346,11 @@ class Race:
         protocol, on_done = self._protocol, self._on_done
         self._attempts.remove(attempt)
         self._clear()
-        try:
-            # A keystroke must not wait for the acknowledgement of the one before it.
-            transport.setTcpNoDelay(True)
-            # A destination that vanished is noticed, if only after hours.
-            transport.setTcpKeepAlive(True)
-        except OSError:
-            pass  # reset already: the next read will tell
-        try:
-            switch_protocol(transport, protocol)
-        except Exception:
-            log.failure("a protocol could not be connected")
-            transport.abortConnection()
+        if not isinstance(transport, Dialled):  # `dial` has prepared that
+            with contextlib.suppress(OSError):  # reset already: the next read will tell
+                transport.setTcpNoDelay(True)
+                transport.setTcpKeepAlive(True)
+        if not start_protocol(transport, protocol):
             if on_done is not None:
                 on_done(Outcome.FAILED, None)
             return

@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 from phantom.address import Destination
 from phantom.core.recent import RecentDestinations
 from phantom.errors import Outcome, RelayError
+from phantom.reach import Cancel, Done, as_deferred
 from phantom.runtime import Runtime
 from phantom.tunnel.dialer import Dialer
 from phantom.tunnel.mux import MultiplexerProtocol
@@ -41,13 +42,17 @@ class TunnelOutbound:
 
     def connect(self, destination: Destination, protocol: Any) -> Deferred[Any]:
         """See `phantom.interfaces.Outbound.connect`."""
+        return as_deferred(self, destination, protocol)
+
+    def begin(self, destination: Destination, protocol: Any, done: Done) -> Cancel:
+        """See `phantom.reach.Beginner.begin`."""
         mux = self._dialer.mux
-        opening = Opening(self, destination, protocol)
+        opening = Opening(self, destination, protocol, done)
         if mux is not None and not mux.draining and not mux.exhausted:
             opening.on_mux(mux)
         else:
             opening.wait(self._dialer.when_ready(), self._link_wait, self._runtime)
-        return opening.deferred
+        return opening.cancel
 
     def answers_early(self, destination: Destination) -> bool:
         """Whether the application is told of success before the server has said so."""
@@ -70,20 +75,21 @@ class Opening:
         outbound: Whose it is.
         destination: Where it leads.
         protocol: What is attached to the stream.
-
-    Attributes:
-        deferred: Fires with the stream, or fails with `RelayError`.
+        done: Called with the stream, or with the `Failure` of a `RelayError`.
     """
 
-    __slots__ = ("_destination", "_outbound", "_protocol", "_stream", "_waiting", "deferred")
+    __slots__ = ("_destination", "_done", "_outbound", "_protocol", "_stream", "_waiting")
 
-    def __init__(self, outbound: TunnelOutbound, destination: Destination, protocol: Any) -> None:
+    def __init__(
+        self, outbound: TunnelOutbound, destination: Destination, protocol: Any, done: Done
+    ) -> None:
         self._outbound = outbound
         self._destination = destination
         self._protocol = protocol
+        # Each until it has served.
+        self._done: Done | None = done
         self._stream: Stream | None = None
         self._waiting: Deferred[MultiplexerProtocol] | None = None
-        self.deferred: Deferred[Any] = Deferred(self._cancelled)
 
     def wait(self, ready: Deferred[MultiplexerProtocol], seconds: float, runtime: Runtime) -> None:
         """Go on when the tunnel is up, or give up after `seconds`."""
@@ -97,34 +103,44 @@ class Opening:
         try:
             stream = self._stream = mux.open(self._destination, self._on_outcome)
         except RelayError as error:
-            self.deferred.errback(error)
+            self._fail(error.outcome)
             return
         if self._outbound.answers_early(self._destination):
             self._attach(stream)
 
     def _attach(self, stream: Stream) -> None:
-        stream.attach(self._protocol)
-        self.deferred.callback(stream)
+        done, self._done = self._done, None
+        protocol, self._protocol = self._protocol, None
+        stream.attach(protocol)
+        if done is not None:
+            done(stream)
 
     def _on_outcome(self, outcome: Outcome) -> None:
         self._outbound.learn(self._destination, outcome)
         stream, self._stream = self._stream, None
-        if self.deferred.called or stream is None:
+        if self._done is None or stream is None:
             return  # answered early: the stream itself tells of a failure
         if outcome is Outcome.CONNECTED:
             self._attach(stream)
         else:
-            self.deferred.errback(RelayError(outcome))
+            self._fail(outcome)
 
-    def _no_link(self, failure: Failure) -> None:
+    def _no_link(self, _failure: Failure) -> None:
         self._waiting = None
-        if not self.deferred.called:
-            self.deferred.errback(RelayError(Outcome.NO_LINK))
+        self._fail(Outcome.NO_LINK)
 
-    def _cancelled(self, deferred: Deferred[Any]) -> None:
+    def _fail(self, outcome: Outcome) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(Failure(RelayError(outcome)))
+
+    def cancel(self) -> None:
+        """Give up, unless it is done; `done` is not called then."""
+        if self._done is None:
+            return
+        self._done = None
         waiting, self._waiting = self._waiting, None
         stream, self._stream = self._stream, None
-        deferred.errback(RelayError(Outcome.CANCELLED))
         if waiting is not None:
             waiting.cancel()
         if stream is not None:

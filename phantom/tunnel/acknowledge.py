@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall
 
-from phantom.core.session import BATCH, ReceiveLog, SendLog
+from phantom.core.received import ReceiveLog
+from phantom.core.session import BATCH, SendLog
 from phantom.runtime import Runtime
 from phantom.tunnel.frame import FrameProtocol
 

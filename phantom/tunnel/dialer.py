@@ -15,11 +15,10 @@ from twisted.internet.error import ConnectionClosed, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
-from phantom.core.backoff import backoff
-from phantom.core.budget import TokenBucket
+from phantom.core.blocks import BlockPool
+from phantom.core.detached import DETACHED_TIMEOUT
 from phantom.core.endpoint_list import ServerEndpoint
-from phantom.core.freezes import YOUNG, Freezes
-from phantom.core.session import BlockPool
+from phantom.core.freezes import YOUNG
 from phantom.core.wire import SESSION_ID_SIZE, GoawayReason
 from phantom.errors import HandshakeError, PhantomError, SessionError
 from phantom.runtime import Runtime
@@ -29,37 +28,22 @@ from phantom.tunnel.endpoints import KnownEndpoints
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.initiator import InitiatorSettings
 from phantom.tunnel.mux import MultiplexerProtocol, MuxLimits
-from phantom.tunnel.registry import Drain
+from phantom.tunnel.redial import Redial
+from phantom.tunnel.renewal import Renewal
 from phantom.tunnel.session import Session
+from phantom.tunnel.session_drain import Drain
 from phantom.tunnel.surroundings import Surroundings
 
 log = make_logger()
 
-#: A request that comes this long after the last attempt is a reason to try at once.
-IMPATIENCE = 1.0
-#: Seconds after either in which a link that falls silent says nothing of its path.
-WAKING = 30.0
-#: Seconds before a lost link is dialled anew, at least and at most.
-REDIAL = (0.02, 0.2)
-#: Networks of which it is remembered, until the process ends, how links die there.
-NETWORKS = 8
-#: Such quick redials in a row, and a second in the long run; beyond, back-off applies.  A
-#: path that cuts every second is borne, a server that cuts at once is not stormed.
-QUICK_REDIALS = 20
-QUICK_REDIAL_RATE = 0.5
 #: Seconds, and round trips of the link that was lost, that an attempt begun before may still
 #: take: what silenced the link may have silenced it too, and its own time-outs are for
 #: servers that do not answer, far longer than streams should stand still.
 DOUBT = 1.0
 DOUBT_ROUND_TRIPS = 8.0
-#: Attempts in a row that may end in the middle of the handshake before back-off applies: a
-#: path that cuts links now and then cuts a new one too, and the waits would add up.
-QUICK_FAILURES = 3
 #: Seconds that the streams of a session which takes no new ones may go on: a server that
 #: restarts ends them sooner, and a session whose ids ran out may hold a long download.
 LONG_DRAIN = 3600.0
-#: A link is replaced at an age within this part of ``link_max_age``, at least and at most.
-AGE_SPREAD = (0.5, 1.5)
 #: Seconds that open streams wait for their own host before another one, where they could not
 #: go on, may take the session's place: a cut is over by then, and a program that asked for a
 #: new connection still waits (``link_wait``).
@@ -82,7 +66,7 @@ class DialerSettings:
     limits: MuxLimits
     keepalive: float
     drain_timeout: float
-    detached_timeout: float = 300.0
+    detached_timeout: float = DETACHED_TIMEOUT
     link_max_age: float = 0.0
     on_scheme: Callable[[bytes], None] | None = None
 
@@ -139,22 +123,15 @@ class Dialer:
         self._old: dict[Session, MultiplexerProtocol | None] = {}
         self._waiting: list[Deferred[MultiplexerProtocol]] = []
         self._attempt: Race | None = None
-        self._retry: IDelayedCall | None = None
         self._doubt: IDelayedCall | None = None
         self._surroundings = Surroundings(runtime, self._surroundings_changed)
-        self._renewal: IDelayedCall | None = None
         self._expiry: IDelayedCall | None = None
-        self._failures = 0
+        self._redial = Redial(runtime, self._dial)
+        self._renewal = Renewal(runtime, self._redial, self._dial, lambda: known.network)
         self._link: FrameProtocol | None = None
         # The newest link that came about, until its end is told to `known`.
         self._dialled: Dialled | None = None
         self._progress = 0
-        self._freezes = Freezes()
-        self._elsewhere: dict[str, Freezes] = {}
-        self._network = ""
-        self._quick = TokenBucket(QUICK_REDIAL_RATE, QUICK_REDIALS)
-        self._last_attempt = float("-inf")
-        self._woken = float("-inf")
         self._lost_at = 0.0
         self._lost_why = ""
         self._running = False
@@ -172,18 +149,21 @@ class Dialer:
     def start(self) -> None:
         """Dial, and keep the link from now on."""
         self._running, self._stopping = True, False
+        self._redial.start()
         self._surroundings.start()
-        self._network = self._known.network
+        self._renewal.start()
         self._dial()
 
     def stop(self) -> Deferred[None]:
         """Say goodbye, let streams finish for a moment, then close everything."""
         self._running, self._stopping = False, True
         self._surroundings.stop()
-        for timer in (self._retry, self._doubt, self._renewal, self._expiry):
-            if timer is not None:
-                timer.cancel()
-        self._retry = self._doubt = self._renewal = self._expiry = None
+        self._redial.stop()
+        self._renewal.cancel()
+        self._cancel_expiry()
+        if self._doubt is not None:
+            self._doubt.cancel()
+            self._doubt = None
         if self._attempt is not None:
             self._attempt.cancel()
             self._attempt = None
@@ -223,7 +203,7 @@ class Dialer:
             self._retire(GoawayReason.IDS_EXHAUSTED, LONG_DRAIN)
             self._dial()
         self._waiting.append(deferred)
-        self._hurry()
+        self._redial.hurry()
         return deferred
 
     def _waiting_cancelled(self, deferred: Deferred[MultiplexerProtocol]) -> None:
@@ -241,23 +221,13 @@ class Dialer:
             else:
                 deferred.callback(mux)
 
-    def _hurry(self) -> None:
-        """Dial at once if the machine only waits, and has done so for a moment."""
-        if self._runtime.clock.seconds() - self._last_attempt >= IMPATIENCE:
-            self._dial_instead_of_waiting()
-
-    def _dial_instead_of_waiting(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
-            self._dial()
-
     # -- dialling ---------------------------------------------------------------------------
 
     def _dial(self) -> None:
         if not self._running or self._attempt is not None:
             return
-        now = self._last_attempt = self._runtime.clock.seconds()
+        self._redial.begun()
+        now = self._runtime.clock.seconds()
         session, mux = self._session, self._mux
         waits = session is not None and session.link is None
         course = self._known.course(None if session is None else session.peer_key, hurry=waits)
@@ -284,7 +254,7 @@ class Dialer:
 
     def _prepare(self, endpoint: ServerEndpoint) -> tuple[IStreamClientEndpoint, InitiatorSettings]:
         carrier, settings = self._connect(endpoint)
-        return carrier, attrs.evolve(settings, lean=self._freezes.lean)
+        return carrier, attrs.evolve(settings, lean=self._renewal.lean)
 
     def _link_up(self, link: FrameProtocol, endpoint: ServerEndpoint, network: str) -> None:
         self._attempt = None
@@ -322,7 +292,7 @@ class Dialer:
         session.end(Failure(SessionError(why)))
 
     def _begin(self, link: FrameProtocol) -> None:
-        log.info("link up after {ms} ms", ms=self._milliseconds_since(self._last_attempt))
+        log.info("link up after {ms} ms", ms=self._milliseconds_since(self._redial.last_attempt))
         if not link.post_quantum:
             log.info("its keys rest on X25519 alone: no post-quantum exchange was done")
         self._instance = link.peer_instance
@@ -353,7 +323,7 @@ class Dialer:
             return  # retired meanwhile: its link is nobody's hope
         if self._expiry is None:
             log.info("link replaced by a fresh one; {again} bytes sent again", again=again)
-            self._freezes.link_replaced()
+            self._renewal.replaced()
         else:
             log.info(
                 "link lost ({why}); resumed after {ms} ms, {again} bytes sent again",
@@ -361,47 +331,29 @@ class Dialer:
                 ms=self._milliseconds_since(self._lost_at),
                 again=again,
             )
-        self._failures = 0
+        self._redial.failures = 0
         self._link_carries()
 
     def _confirmed(self, link: FrameProtocol, _again: int) -> None:
         """The server has answered: what failed before does not count any more."""
         link.confirmed()
-        self._failures = 0
+        self._redial.failures = 0
 
     def _link_carries(self) -> None:
         """The session has a link: nothing is urgent any more."""
-        for timer in (self._expiry, self._renewal, self._retry):
-            if timer is not None and timer.active():
-                timer.cancel()
-        self._expiry = self._renewal = self._retry = None
-        if self._settings.link_max_age > 0:
-            age = self._settings.link_max_age * self._runtime.uniform(*AGE_SPREAD)
-            self._renewal = self._runtime.call_later(age, self._renew)
+        self._cancel_expiry()
+        self._redial.cancel()
         session = self._session
-        if session is not None and session.link is not None:
-            self._link = session.link
-            session.link.hasty = self._freezes.suspected
-            session.link.allowance = self._freezes.allowance
-            session.link.on_allowance = self._allowance_spent
+        link = None if session is None else session.link
+        if link is not None:
+            self._link = link
+        self._renewal.watch(link, self._settings.link_max_age)
         self._serve_waiting()
 
-    def _renew(self) -> None:
-        """Make before break: a fresh link takes over while the old one still carries."""
-        if self._renewal is not None and self._renewal.active():
-            self._renewal.cancel()
-        self._renewal = None
-        self._dial()
-
-    def _allowance_spent(self) -> None:
-        """The link may freeze soon: replace it, but do not storm a server that is not there."""
-        if not self._failures:
-            self._renew()
-            return
-        if self._renewal is not None and self._renewal.active():
-            self._renewal.cancel()
-        delay = backoff(self._failures, self._runtime.uniform(0.0, 1.0))
-        self._renewal = self._runtime.call_later(delay, self._renew)
+    def _cancel_expiry(self) -> None:
+        expiry, self._expiry = self._expiry, None
+        if expiry is not None and expiry.active():
+            expiry.cancel()
 
     def _milliseconds_since(self, moment: float) -> int:
         return round((self._runtime.clock.seconds() - moment) * 1000)
@@ -412,43 +364,25 @@ class Dialer:
         self._meters.count("link.failed")
         why = str(failure.value) if failure.check(PhantomError) else failure.getErrorMessage()
         if self.mux is not None:
-            self._failures += 1
+            self._redial.failures += 1
             log.info("no fresh link: {why}; the present one stays", why=why)
             self._link_carries()
             return
-        self._failures += 1
-        delay = self._schedule(quickly=self._was_cut_off(failure))
+        delay = self._redial.after_failure(quickly=self._was_cut_off(failure))
         log.warn(
             "no link: {why}; next attempt in {delay:.1f} s (failure {count} in a row)",
             why=why,
             delay=delay,
-            count=self._failures,
+            count=self._redial.failures,
         )
 
     def _was_cut_off(self, failure: Failure) -> bool:
         """Whether streams wait, and what cut their link seems to have cut the next one too."""
         return (
             self._expiry is not None
-            and self._failures <= QUICK_FAILURES
             and failure.check(HandshakeError, ConnectionClosed) is not None
-            and self._quick.spend(self._runtime.clock.seconds())
+            and self._redial.may_be_quick()
         )
-
-    def _schedule(self, *, quickly: bool = False) -> float:
-        if quickly:
-            delay = self._runtime.uniform(*REDIAL)
-        else:
-            delay = backoff(max(1, self._failures), self._runtime.uniform(0.0, 1.0))
-        self._retry_in(delay)
-        return delay
-
-    def _retry_in(self, delay: float) -> None:
-        if self._running and self._retry is None:
-            self._retry = self._runtime.call_later(delay, self._retry_due)
-
-    def _retry_due(self) -> None:
-        self._retry = None
-        self._dial()
 
     # -- the link's end -----------------------------------------------------------------------
 
@@ -468,14 +402,7 @@ class Dialer:
         link, self._link = self._link, None
         if link is not None:
             self._doubt_attempt(link.round_trip or 0.0)
-            # After sleep or a move links are silent for a reason that says nothing of the path.
-            telling = self._runtime.clock.seconds() - self._woken >= WAKING
-            self._freezes.link_lost(
-                link.received,
-                link.records,
-                fell_silent=telling and link.fell_silent,
-                reset=telling and self._was_reset_young(session, link, reason),
-            )
+            self._renewal.lost(link, reset_young=self._was_reset_young(session, link, reason))
         dialled = self._dialled
         if dialled is not None and (link is None or link is dialled.link):
             # Without a link before, it is the new one that died before it could take over.
@@ -483,7 +410,8 @@ class Dialer:
             lived = self._runtime.clock.seconds() - dialled.since
             self._known.lost(dialled.endpoint, dialled.network, lived)
         progress, self._progress = session.progress > self._progress, session.progress
-        self._redial(progress)
+        if self._attempt is None and self._running:
+            self._redial.after_loss(progress)
 
     def _was_reset_young(self, session: Session, link: FrameProtocol, reason: Failure) -> bool:
         """Whether a reset came to a link at work that was new: perhaps for what it carried."""
@@ -510,15 +438,6 @@ class Dialer:
             attempt.cancel()
             self._dial()
 
-    def _redial(self, progress: bool) -> None:
-        if self._attempt is not None or not self._running:
-            return
-        if progress or self._quick.spend(self._runtime.clock.seconds()):
-            self._retry_in(self._runtime.uniform(*REDIAL))
-        else:
-            self._failures += 1
-            self._schedule()
-
     def _expire(self, session: Session) -> None:
         self._expiry = None
         session.end(Failure(SessionError("no link to the server for too long")))
@@ -537,8 +456,7 @@ class Dialer:
         else:
             log.info("the server takes no new streams here; dialling anew")
             self._retire(None, LONG_DRAIN)
-            self._failures += 1  # the server may be restarting: not at once
-            self._schedule()
+            self._redial.after_failure()  # the server may be restarting: not at once
 
     def _endpoints_pushed(self, mux: MultiplexerProtocol, signed: bytes) -> None:
         """The server has sent a list of its endpoints; perhaps this host is none any more."""
@@ -548,7 +466,7 @@ class Dialer:
         if session is None or session.peer_key is None or self._known.trusts(session.peer_key):
             return
         log.info("the server has moved; dialling its new place")
-        self._runtime.at_turn_end(self._renew)
+        self._runtime.at_turn_end(self._renewal.now)
 
     def _retire(self, reason: GoawayReason | None, timeout: float) -> None:
         """Let the present session drain, beside its successor if there will be one."""
@@ -573,14 +491,11 @@ class Dialer:
         if session is not self._session:
             return
         self._session = self._mux = None
-        for timer in (self._expiry, self._renewal):
-            if timer is not None and timer.active():
-                timer.cancel()
-        self._expiry = self._renewal = None
+        self._cancel_expiry()
+        self._renewal.cancel()
         log.info("session lost: {why}; its streams are reset", why=reason.getErrorMessage())
         if self._running:
-            self._failures += 1
-            self._schedule()
+            self._redial.after_failure()
 
     def _check_stopped(self) -> None:
         if not self._old and self._session is None:
@@ -592,24 +507,11 @@ class Dialer:
 
     def _surroundings_changed(self, moved: bool) -> None:
         """Look after the link now: it may be dead without anybody having said so."""
-        if moved:
-            self._remember_network()
+        self._renewal.woken(moved)
         self._meters.count("wake")
-        self._woken = self._runtime.clock.seconds()
         session = self._session
         if session is not None and session.link is not None:
             session.link.probe()
         else:
-            self._failures = 0
-            self._dial_instead_of_waiting()
-
-    def _remember_network(self) -> None:
-        """Put away what was learned about the network before, take out what is known of this."""
-        elsewhere = self._elsewhere
-        if self._network:
-            elsewhere.pop(self._network, None)
-            elsewhere[self._network] = self._freezes
-            if len(elsewhere) > NETWORKS:
-                del elsewhere[next(iter(elsewhere))]
-        self._network = self._known.network
-        self._freezes = elsewhere.get(self._network) or Freezes()
+            self._redial.failures = 0
+            self._redial.at_once()

@@ -150,6 +150,9 @@ class LinkBearer:
     Args:
         runtime: Timers.
         link: The link's Noise layer.
+
+    Attributes:
+        client_key: Whose link it is.
     """
 
     transport: Any = None
@@ -157,6 +160,7 @@ class LinkBearer:
     def __init__(self, runtime: Runtime, link: Any) -> None:
         self._runtime = runtime
         self._link = link
+        self.client_key: bytes = link.peer_key
         self._reader = MessageReader()
         self._connecting: Deferred[Any] | None = None
         # Messages until the socket is there: what one read of the link brought, at most.

@@ -58,6 +58,8 @@ SHARED_QUANTUM = 2 * FULL_PAYLOAD
 #: 2-core machine opens about 5,000 streams a second with four control frames each.
 CONTROL_BURST = 80_000
 CONTROL_RATE = 40_000.0
+#: Control frames that are counted together, to look at the clock less often.
+CONTROLS_AT_ONCE = 16
 #: Frames for streams that are closed here.  Up to a window of them is in flight when we
 #: reset a stream, so the burst is large; in the long run they are rare.
 STRAY_BURST = 65_536
@@ -113,7 +115,9 @@ class MultiplexerProtocol:
         on_drained: Called once when a drain is over: no stream is left.
 
     Attributes:
+        session: What carries the streams, None before and after.
         streams: Live streams by id.
+        undelivered: Those closed on the wire that are still read here, in order of their closing.
         draining: Whether either side has said GOAWAY.
     """
 
@@ -135,14 +139,13 @@ class MultiplexerProtocol:
         self._on_goaway = on_goaway
         self._on_endpoints = on_endpoints
         self._on_scheme = on_scheme
-        self._session: Session | None = None
+        self.session: Session | None = None
         self._pool = CreditPool(limits.session_memory, limits.max_streams)
         self._scheduler: Scheduler[Stream] = Scheduler()
         # Streams that have pieces of the records in hand yet to deliver.
         self._gathering: list[Stream] = []
         self.streams: dict[int, Stream] = {}
-        # Closed on the wire, still read locally; in order of their closing.
-        self._undelivered: dict[int, Stream] = {}
+        self.undelivered: dict[int, Stream] = {}
         # Closed locally with something yet to send; for each, as of the last look, the bytes it
         # had sent, the session's next number, or `_ARRIVED` once the peer had them all, and the
         # session's epoch.
@@ -152,6 +155,8 @@ class MultiplexerProtocol:
         self._highest_peer_id = 0
         self._peer_streams = 0
         self._control = TokenBucket(CONTROL_RATE, CONTROL_BURST)
+        # Control frames since the bucket was last asked.
+        self._controls = 0
         self._stray = TokenBucket(STRAY_RATE, STRAY_BURST)
         self._announcements = TokenBucket(ANNOUNCEMENT_RATE, ANNOUNCEMENT_BURST)
         self._goaways = 0
@@ -163,11 +168,11 @@ class MultiplexerProtocol:
 
     def session_made(self, session: Session) -> None:
         """Start on a session."""
-        self._session = session
+        self.session = session
 
     def session_lost(self, reason: Failure) -> None:
         """End every stream that is not yet over."""
-        self._session = None
+        self.session = None
         self.draining = True
         self._gathering.clear()
         self._scheduler.clear()
@@ -191,7 +196,7 @@ class MultiplexerProtocol:
     @property
     def held_bytes(self) -> int:
         """Bytes that wait in streams, either way."""
-        streams = (*self.streams.values(), *self._undelivered.values())
+        streams = (*self.streams.values(), *self.undelivered.values())
         return sum(stream.waiting + stream.window.buffered for stream in streams)
 
     def produce(self, send_log: SendLog) -> None:
@@ -207,20 +212,6 @@ class MultiplexerProtocol:
             stream.emit(send_log, min(batch, SHARED_QUANTUM) if scheduler else batch)
             if not stream.queued and stream.ready:
                 self.activate(stream)
-
-    def open_log(self) -> SendLog | None:
-        """Return the log if data may be put into it now, as it would be sent at once."""
-        return self._session.open_log() if self._session is not None else None
-
-    def flush(self) -> None:
-        """Send what waits, now."""
-        if self._session is not None:
-            self._session.flush()
-
-    def wake(self) -> None:
-        """Send what waits, at the end of the turn."""
-        if self._session is not None:
-            self._session.wake()
 
     def data_received(self, stream_id: int, payload: memoryview) -> None:
         """Route one DATA frame.
@@ -243,10 +234,11 @@ class MultiplexerProtocol:
             RemoteProtocolError: It breaks a rule; the session must end.
         """
         stream = self.streams.get(stream_id)
-        if stream is not None and stream.gathers:
+        if stream is not None and stream.gathered is not None:
             stream.deliver_gathered()  # what came before comes before
-        if not self._control.spend(self._runtime.clock.seconds()):
-            raise RemoteProtocolError("a flood of control frames")
+        self._controls += 1
+        if self._controls == CONTROLS_AT_ONCE:
+            self._spend_controls()
         if kind == FrameType.STREAM_OPEN:
             self._open_received(stream_id, payload)
         elif kind == FrameType.GOAWAY:
@@ -271,6 +263,11 @@ class MultiplexerProtocol:
             stream.close_received()
         else:
             raise RemoteProtocolError("a frame type that has no meaning here")
+
+    def _spend_controls(self) -> None:
+        controls, self._controls = self._controls, 0
+        if not self._control.spend(self._runtime.clock.seconds(), controls):
+            raise RemoteProtocolError("a flood of control frames")
 
     def _announced(self, kind: int, payload: bytes) -> None:
         if not self._announcements.spend(self._runtime.clock.seconds()):
@@ -298,7 +295,7 @@ class MultiplexerProtocol:
         Raises:
             RelayError: There is no session, it drains, or too many streams are open.
         """
-        if self._session is None or self.draining or self._next_id > MAX_STREAM_ID:
+        if self.session is None or self.draining or self._next_id > MAX_STREAM_ID:
             raise RelayError(Outcome.SESSION_LOST)
         if len(self.streams) >= self._limits.max_streams:
             raise RelayError(Outcome.LIMIT)
@@ -309,7 +306,7 @@ class MultiplexerProtocol:
         stream.on_outcome = on_outcome
         self.streams[stream_id] = stream
         self._share_outbox()
-        self._session.send(
+        self.session.send(
             FrameType.STREAM_OPEN, stream_id, encode_open(destination, window.grant())
         )
         return stream
@@ -371,7 +368,7 @@ class MultiplexerProtocol:
 
     def goaway(self, reason: GoawayReason) -> None:
         """Take no new streams from now on; live ones go on."""
-        if self._session is not None and not self._goaway_sent:
+        if self.session is not None and not self._goaway_sent:
             self._goaway_sent = self.draining = True
             self.send_frame(FrameType.GOAWAY, 0, encode_goaway(reason, self._highest_peer_id))
 
@@ -394,7 +391,7 @@ class MultiplexerProtocol:
         Without the resets the peer would take the lost link for an accident, and keep the
         session for the next one.
         """
-        if self._session is None:
+        if self.session is None:
             return
         if reason is None:
             # Not ConnectionDone: what a stream still lacks must not look complete.
@@ -402,7 +399,7 @@ class MultiplexerProtocol:
         self.goaway(GoawayReason.SHUTDOWN)
         for stream in list(self.streams.values()):
             stream.give_up(Outcome.SHUTTING_DOWN, reason)
-        self._session.finish(reason)
+        self.session.finish(reason)
 
     def _share_outbox(self) -> None:
         """Let a crowd of streams keep less each of what they have not sent."""
@@ -414,18 +411,19 @@ class MultiplexerProtocol:
     def activate(self, stream: Stream) -> None:
         """Queue a stream that has something to send."""
         stream.queued = True
-        self._scheduler.add(stream, stream.appetite, stream.sent)
-        if self._session is not None:
-            self._session.wake()
+        self._scheduler.add(stream, stream.waiting or stream.last_read, stream.sent)
+        session = self.session
+        if session is not None and not session.flush_due:
+            session.wake()
 
     def send_frame(self, kind: FrameType, stream_id: int, payload: bytes = b"") -> None:
         """Send a control frame."""
-        if self._session is not None:
-            self._session.send(kind, stream_id, payload)
+        if self.session is not None:
+            self.session.send(kind, stream_id, payload)
 
     def measure(self, window: ReceiveWindow) -> None:
         """Let a window follow the path's bandwidth and round trip."""
-        round_trip = self._session.least_round_trip if self._session is not None else None
+        round_trip = self.session.least_round_trip if self.session is not None else None
         window.measure(self._runtime.clock.seconds(), round_trip)
 
     def send_credit(self, stream: Stream, grant: int) -> None:
@@ -437,8 +435,9 @@ class MultiplexerProtocol:
         credit = 0
         if outcome is Outcome.CONNECTED:
             credit = INITIAL_CREDIT + stream.window.grant()
-        payload = encode_open_reply(outcome, credit)
-        self.send_frame(FrameType.OPEN_REPLY, stream.stream_id, payload)
+        if self.session is not None:
+            payload = encode_open_reply(outcome, credit)
+            self.session.send(FrameType.OPEN_REPLY, stream.stream_id, payload)
 
     def later(self, call: Callable[[], object]) -> None:
         """Call at the end of the reactor's turn."""
@@ -446,8 +445,8 @@ class MultiplexerProtocol:
 
     def stream_closing(self, stream: Stream) -> None:
         """A stream is closed here, and has something yet to send: not for ever."""
-        if self._session is not None:
-            self._closing[stream] = self._mark(stream, self._session)
+        if self.session is not None:
+            self._closing[stream] = self._mark(stream, self.session)
             if self._closing_timer is None:
                 self._watch_closing()
 
@@ -460,7 +459,7 @@ class MultiplexerProtocol:
 
     def _closing_due(self) -> None:
         self._closing_timer = None
-        session = self._session
+        session = self.session
         assert session is not None  # its end cancels the timer
         for stream, (sent, sequence, epoch) in list(self._closing.items()):
             if session.link is None or session.epoch != epoch:
@@ -481,18 +480,14 @@ class MultiplexerProtocol:
         self._closing.pop(stream, None)
         if self.streams.pop(stream.stream_id, None) is None:
             return
-        if not self._is_ours(stream.stream_id):
+        if (stream.stream_id & 1 == 1) != self._client:
             self._peer_streams -= 1
         if draining:
-            self._undelivered[stream.stream_id] = stream
-            if len(self._undelivered) > self._limits.max_streams:
+            self.undelivered[stream.stream_id] = stream
+            if len(self.undelivered) > self._limits.max_streams:
                 # Bounded like live streams, but apart from them: a stalled reader must not
                 # keep its memory and its place for ever.
                 # Out of here at once: it lets go at the end of the turn only, and until then
                 # every further one would find the same oldest.
-                oldest = next(iter(self._undelivered))
-                self._undelivered.pop(oldest).abortConnection()
-
-    def stream_drained(self, stream: Stream) -> None:
-        """The last byte of a closed stream was read."""
-        self._undelivered.pop(stream.stream_id, None)
+                oldest = next(iter(self.undelivered))
+                self.undelivered.pop(oldest).abortConnection()

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
+from phantom.core.blocks import BlockPool
 from phantom.core.claims import Claim
-from phantom.core.session import BlockPool
+from phantom.core.detached import DetachedLimits, Holding, too_many
 from phantom.core.wire import Attach, AttachStatus, FrameType, GoawayReason, pack_frame
 from phantom.errors import RemoteProtocolError, SessionError
 from phantom.runtime import Runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.frame import DeadEnd, FrameProtocol
 from phantom.tunnel.mux import Acceptor, MultiplexerProtocol, MuxLimits
+from phantom.tunnel.pending import PendingLink
 from phantom.tunnel.session import Session
+from phantom.tunnel.session_drain import Drain
+from phantom.tunnel.session_log import SessionLog
 
 log = make_logger()
 
-#: Seconds a session may wait for a new link, and bytes that waiting sessions may hold, one
-#: client's and all together.
-DETACHED_TIMEOUT = 300.0
-DETACHED_MEMORY_PER_CLIENT = 64 * 1024 * 1024
-DETACHED_MEMORY = 512 * 1024 * 1024
 #: Seconds between looks at what sessions without a link hold: their destinations may go on
 #: sending for a moment.
 DETACHED_LOOK = 5.0
@@ -36,21 +34,6 @@ REMEMBERED_ENDS = 4096
 #: A link not heard of for so long may give way to a new one of the same client: any client
 #: with a keepalive of up to 100 s has pinged in between.
 SILENT = 150.0
-
-
-@attrs.frozen(slots=True, kw_only=True)
-class DetachedLimits:
-    """What sessions without a link may keep.
-
-    Attributes:
-        timeout: Seconds until such a session is given up.
-        memory_per_client: Bytes that one client's may hold together.
-        memory: Bytes that all of them may hold together.
-    """
-
-    timeout: float = DETACHED_TIMEOUT
-    memory_per_client: int = DETACHED_MEMORY_PER_CLIENT
-    memory: int = DETACHED_MEMORY
 
 
 @attrs.define(slots=True)
@@ -95,6 +78,9 @@ class SessionRegistry:
         endpoints: The signed list of endpoints to push; empty for none.
         scheme: The encoded padding scheme to push; empty for none.
         others: The other worker processes; None where there are none.
+
+    Attributes:
+        log: How much may be written about each client's sessions.
     """
 
     def __init__(
@@ -121,6 +107,7 @@ class SessionRegistry:
         self._endpoints = endpoints
         self._scheme = scheme
         self._pool = BlockPool()
+        self.log = SessionLog(runtime.clock)
         self._sessions: dict[bytes, tuple[Session, MultiplexerProtocol]] = {}
         self._detached_limits = detached or DetachedLimits()
         # Sessions without a link, the longest without one first.
@@ -177,7 +164,7 @@ class SessionRegistry:
             if waiting is not None:
                 waiting.expiry.cancel()
             self._meters.count("session.resumed")
-            log.info("session resumed; {again} bytes sent again", again=again)
+            self._tell(link.peer_key, "session resumed; {again} bytes sent again", again=again)
         elif attach.next_sequence or attach.received or attach.session_id in self._gone:
             # Whatever was exchanged went to a process that is gone, or has expired here.
             self._refuse(link, attach, AttachStatus.SESSION_LOST)
@@ -219,7 +206,7 @@ class SessionRegistry:
         )
         self._sessions[attach.session_id] = session, mux
         self._meters.count("session.begun")
-        log.info("session begun; {count} live", count=len(self._sessions))
+        self._tell(link.peer_key, "session begun; {count} live", count=len(self._sessions))
         session.attach(link, attach)
         if self._endpoints:
             session.send(FrameType.ENDPOINTS, 0, self._endpoints)
@@ -271,7 +258,7 @@ class SessionRegistry:
             session.end(reason)
             return
         self._meters.count("session.detached")
-        log.info("session without a link: {why}", why=reason.getErrorMessage())
+        self._tell(session.peer_key, "session without a link: {why}", why=reason.getErrorMessage())
         expiry = self._runtime.call_later(
             self._detached_limits.timeout,
             session.end,
@@ -291,35 +278,13 @@ class SessionRegistry:
             self._look = self._runtime.call_later(DETACHED_LOOK, self._look_at_detached)
 
     def _trim_detached(self) -> None:
-        """End sessions without a link that hold more than they may.
-
-        A client's own oldest goes first, then the one that holds most.
-        """
-        limits = self._detached_limits
-        held = {session: waiting.held for session, waiting in self._detached.items()}
-        by_client: Counter[bytes | None] = Counter()
-        for session, size in held.items():
-            by_client[session.peer_key] += size
-        gone = [
-            session
-            for session, size in held.items()
-            if self._exceeds(by_client, session.peer_key, size, limits.memory_per_client)
-        ]
-        total = sum(held.values()) - sum(held[session] for session in gone)
-        left = sorted(held.keys() - set(gone), key=lambda session: held[session])
-        while total > limits.memory:
-            total -= held[left[-1]]
-            gone.append(left.pop())
-        for session in gone:
+        """End sessions without a link that hold more than they may."""
+        held = {
+            session: Holding(session.peer_key, waiting.held)
+            for session, waiting in self._detached.items()
+        }
+        for session in too_many(held, self._detached_limits):
             session.end(Failure(SessionError("it held too much memory without a link")))
-
-    @staticmethod
-    def _exceeds(totals: Counter[bytes | None], key: bytes | None, size: int, most: int) -> bool:
-        """Whether `key` holds more than it may; if so, count `size` off."""
-        if totals[key] <= most:
-            return False
-        totals[key] -= size
-        return True
 
     def _session_ended(self, session: Session, reason: Failure) -> None:
         waiting = self._detached.pop(session, None)
@@ -332,11 +297,16 @@ class SessionRegistry:
         if len(self._gone) > REMEMBERED_ENDS:
             del self._gone[next(iter(self._gone))]
         self._meters.count("session.ended")
-        log.info("session ended; {count} live", count=len(self._sessions))
+        self._tell(session.peer_key, "session ended; {count} live", count=len(self._sessions))
         if not self._sessions:
             done, self._empty = self._empty, []
             for deferred in done:
                 deferred.callback(None)
+
+    def _tell(self, client: bytes | None, text: str, **figures: Any) -> None:
+        """Write a line about a client's session, for debugging only if there were many."""
+        write = log.info if self.log.allows(client) else log.debug
+        write(text, **figures)
 
     # -- operation ------------------------------------------------------------------------
 
@@ -385,109 +355,3 @@ class SessionRegistry:
         """End at once what `shut_down` waits for."""
         for _, mux in list(self._sessions.values()):
             mux.close(Failure(SessionError("the server is shutting down")))
-
-
-class Drain:
-    """Watches a session until its streams are done, or its time is up, and ends it.
-
-    Args:
-        runtime: Clock.
-        session: The session.
-        mux: Its multiplexer, which has said or heard GOAWAY.
-        timeout: Seconds to wait at most.
-    """
-
-    #: Seconds between looks: a drain lasts seconds, so a tenth is soon enough.
-    INTERVAL = 0.1
-
-    def __init__(
-        self, runtime: Runtime, session: Session, mux: MultiplexerProtocol, timeout: float
-    ) -> None:
-        self._runtime = runtime
-        self._session = session
-        self._mux = mux
-        self._deadline = runtime.clock.seconds() + timeout
-        runtime.at_turn_end(self._look)
-
-    def _look(self) -> None:
-        if self._session.ended:
-            return
-        done = not self._mux.streams and self._session.idle
-        if done or self._runtime.clock.seconds() >= self._deadline:
-            self._mux.close(Failure(SessionError("drained")))
-        else:
-            self._runtime.call_later(self.INTERVAL, self._look)
-
-
-class PendingLink:
-    """The receiver of a link that passed the handshake and has not said ATTACH yet.
-
-    A first message can be replayed to nobody's harm because nothing happens before this:
-    only a peer that holds the keys can send a valid record.
-
-    Args:
-        runtime: Clock.
-        registry: Who finds the session.
-        timeout: Seconds the peer may take.
-    """
-
-    def __init__(self, runtime: Runtime, registry: SessionRegistry, timeout: float) -> None:
-        self._runtime = runtime
-        self._registry = registry
-        self._timeout = timeout
-        self._link: FrameProtocol | None = None
-        self._timer: IDelayedCall | None = None
-        self.client_key = b""
-
-    #: Nobody waits for anything yet.
-    expects = False
-
-    def link_made(self, link: FrameProtocol) -> None:
-        """Wait for the first frame, but not for ever."""
-        self._link = link
-        self.client_key = link.peer_key
-        self._timer = self._runtime.call_later(self._timeout, self._timed_out)
-        self._registry.link_pending(self)
-
-    def frame_received(
-        self, link: FrameProtocol, kind: int, stream_id: int, payload: memoryview
-    ) -> None:
-        """Take the ATTACH; from then on the link belongs to a session."""
-        if kind != FrameType.ATTACH:
-            raise RemoteProtocolError("a link that does not begin with ATTACH")
-        self._settle()
-        link.confirmed()
-        self._registry.attach(link, Attach.decode(payload))
-
-    def records_done(self, link: FrameProtocol) -> None:
-        """Nothing to do."""
-
-    def link_ready(self, link: FrameProtocol) -> None:
-        """Nothing to send."""
-
-    def protocol_failed(self, link: FrameProtocol, error: RemoteProtocolError) -> None:
-        """Drop the link."""
-        log.warn("link dropped: the peer broke the protocol: {error}", error=str(error))
-        self.drop()
-
-    def link_lost(self, link: FrameProtocol, reason: Failure) -> None:
-        """Forget it."""
-        self._settle()
-
-    def drop(self) -> None:
-        """Close the link."""
-        link = self._link
-        self._settle()
-        if link is not None:
-            link.receiver = DeadEnd()  # what was received with it counts no more
-            link.abort()
-
-    def _timed_out(self) -> None:
-        self._timer = None
-        self.drop()
-
-    def _settle(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._registry.link_settled(self)

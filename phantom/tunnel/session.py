@@ -14,26 +14,20 @@ from typing import Protocol
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
+from phantom.core.blocks import BlockPool
 from phantom.core.budget import TokenBucket
 from phantom.core.freshness import Freshness
-from phantom.core.session import (
-    BATCH,
-    FULL_RECORD,
-    SMALL_RECORD,
-    BlockPool,
-    LinkCursor,
-    ReceiveLog,
-    SendLog,
-)
+from phantom.core.received import LinkCursor, ReceiveLog
+from phantom.core.session import BATCH, FULL_RECORD, SMALL_RECORD, SendLog
 from phantom.core.shaping import PACED
 from phantom.core.wire import (
     HEADER_SIZE,
+    SEQUENCED,
     Attach,
     AttachStatus,
     FrameType,
     decode_ack,
     encode_ack,
-    is_sequenced,
     pack_frame,
 )
 from phantom.errors import RemoteProtocolError, SessionError
@@ -133,6 +127,8 @@ class Session:
         epoch: Of the link it has or had last; 0 before the first.
         peer_key: The peer's static key, None before the first link.
         link: The link that carries what is sent now, if any.
+        flush_due: Whether what waits is sent at the end of this turn anyway, so that nobody needs
+            to call `wake`.
         ended: Whether it is over.
     """
 
@@ -166,7 +162,7 @@ class Session:
         self._proposal_timer: IDelayedCall | None = None
         # The link before the present one, which is read on for a moment.
         self._superseded: FrameProtocol | None = None
-        self._flush_due = False
+        self.flush_due = False
         self._flushing = False
         self._pace: IDelayedCall | None = None
         self._finishing = False
@@ -328,17 +324,16 @@ class Session:
     ) -> None:
         """Take a frame of the link that counts; what others bring is dropped."""
         cursor = self._cursors.get(link)
-        if kind == FrameType.DATA and cursor is not None:  # nearly every frame
-            if cursor.accept():
-                self._acknowledger.bytes += len(payload)
-                self._source.data_received(stream_id, payload)
-        elif cursor is None:
+        if cursor is None:
             if link is self._proposed:
                 self._answered(link, kind, payload)
-        elif is_sequenced(kind):
+        elif kind in SEQUENCED:  # nearly every frame
             if cursor.accept():
                 self._acknowledger.bytes += len(payload)
-                self._source.frame_received(kind, stream_id, payload)
+                if kind == FrameType.DATA:
+                    self._source.data_received(stream_id, payload)
+                else:
+                    self._source.frame_received(kind, stream_id, payload)
         elif kind == FrameType.ACK:
             if not self._acks.spend(self._runtime.clock.seconds()):
                 raise RemoteProtocolError("a flood of acknowledgements")
@@ -425,13 +420,21 @@ class Session:
     def send(self, kind: int, stream_id: int, payload: bytes = b"") -> None:
         """Queue one sequenced frame, now, in front of the streams' waiting data."""
         if not self.ended:
-            self._log.append(kind, stream_id, payload)
-            self.wake()
+            self._log.append_parts(kind, stream_id, (payload,), len(payload))
+            if not self.flush_due:
+                self.wake()
 
-    def open_log(self) -> SendLog | None:
-        """Return the log if data may be put into it now, as it would be sent at once."""
-        link = self.link
+    def open_log(self, *, small: bool = False) -> SendLog | None:
+        """Return the log if data may be put into it now, as it would be sent at once.
+
+        Args:
+            small: Whether it is little.  Then a batch that is full is sent first: having to wait
+                for its turn costs a source more than its bytes do.
+        """
         send_log = self._log
+        if small and send_log.unsent >= send_log.batch and not self._flushing:
+            self._flush()
+        link = self.link
         if link is None or link.congested or send_log.unsent >= send_log.batch or self.ended:
             return None
         return send_log if send_log.has_room else None
@@ -443,8 +446,8 @@ class Session:
 
     def wake(self) -> None:
         """Send what waits, at the end of this turn of the reactor."""
-        if not self._flush_due:
-            self._flush_due = True
+        if not self.flush_due:
+            self.flush_due = True
             self._runtime.at_turn_end(self._turn_end)
 
     @property
@@ -478,7 +481,7 @@ class Session:
         return self._log.acknowledged == self._log.next_sequence
 
     def _turn_end(self) -> None:
-        self._flush_due = False
+        self.flush_due = False
         self._flush()
 
     def _flush(self) -> None:

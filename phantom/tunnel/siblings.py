@@ -21,6 +21,7 @@ from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.handover import BorneLink, Connect, Junction, LinkBearer
 from phantom.tunnel.registry import SessionRegistry
+from phantom.tunnel.session_log import SessionLog
 from phantom.tunnel.shaper import Shaping
 from phantom.tunnel.shared_memory import SharedClaims
 
@@ -63,6 +64,7 @@ class Siblings:
         self._meters = meters
         self._shaping = shaping
         self._port: Any = None
+        self._log = SessionLog(runtime.clock)
         self._bearers: set[LinkBearer] = set()
         self._quiet: list[Deferred[None]] = []
 
@@ -114,7 +116,8 @@ class Siblings:
         if carried:
             self._bearers.add(bearer)
             self._meters.count("link.passed_on")
-            log.info("link passed on to another worker; {count} now", count=len(self._bearers))
+            write = log.info if self._log.allows(bearer.client_key) else log.debug
+            write("link passed on to another worker; {count} now", count=len(self._bearers))
             return
         self._bearers.discard(bearer)
         if not self._bearers:

@@ -66,6 +66,9 @@ class Stream:
         credit: What we may send.
         waiting: Bytes written and not yet sent.
         sent: Bytes sent in all.
+        last_read: About how many bytes its source brings at a time.
+        gathered: What was received and is yet to be delivered, or kept, or dropped; None where
+            nothing is.
         queued: Whether the scheduler holds it.
         on_outcome: Called once when the fate of an opening or pending stream is known: with the
             destination's `Outcome` on the opener's side; on the other side only when the
@@ -77,10 +80,8 @@ class Stream:
         "_delivering",
         "_end_reason",
         "_finish",
-        "_gathered",
         "_half_closes",
         "_inbox",
-        "_last_read",
         "_mux",
         "_outbox",
         "_parked",
@@ -94,6 +95,8 @@ class Stream:
         "_takes_pieces",
         "_views",
         "credit",
+        "gathered",
+        "last_read",
         "on_outcome",
         "queued",
         "sent",
@@ -125,7 +128,7 @@ class Stream:
         self._half_closes = False
         self._views = False
         # Views of the records in hand, for a protocol that takes several pieces in one call.
-        self._gathered: list[memoryview] | None = None
+        self.gathered: list[memoryview] | None = None
         self._takes_pieces = False
         self._paused = False
         self._delivering = False
@@ -136,7 +139,7 @@ class Stream:
         # it to become readable: it is read when it is this stream's turn.
         self._source: QuickConnection | None = None
         self._parked = False
-        self._last_read = 0
+        self.last_read = 0
         # What to do when everything written is sent: HALF_CLOSE or STREAM_CLOSE.
         self._finish: FrameType | None = None
         # loseConnection was called: nothing more is delivered.
@@ -157,8 +160,12 @@ class Stream:
                 a method ``pieces_received`` gets lists of them instead of single ones.
         """
         self.protocol = protocol
-        self._tell(protocol.makeConnection, self)
-        self._deliver()
+        try:
+            protocol.makeConnection(self)
+        except Exception:
+            self._protocol_failed()
+        if self._inbox or self._read_ended or self._end_reason is not None:
+            self._deliver()
 
     @property
     def protocol(self) -> Any:
@@ -212,7 +219,7 @@ class Stream:
         """Half-close once everything written is sent; go on receiving."""
         if self._finish is None and self.state is not State.CLOSED:
             self._finish = FrameType.HALF_CLOSE
-            self._activate()
+            self._finish_soon()
 
     def loseConnection(self) -> None:
         """Close once everything written is sent; deliver nothing more."""
@@ -224,8 +231,8 @@ class Stream:
             self._mux.later(self._tell_end)
             return
         self._finish = FrameType.STREAM_CLOSE
-        self._activate()
-        if self.waiting or not self._may_finish:
+        self._finish_soon()
+        if self._end_reason is None and (self.waiting or not self._may_finish):
             self._mux.stream_closing(self)
 
     def abortConnection(self) -> None:
@@ -298,7 +305,8 @@ class Stream:
         """Forget the producer."""
         self._producer = None
         self._streaming = False
-        self._release_source()
+        if self._source is not None:
+            self._release_source()
 
     # -- a source that is read into the session's log -----------------------------------
 
@@ -316,26 +324,35 @@ class Stream:
 
     def read_from(self, connection: QuickConnection) -> Exception | None:
         """Read the source, which is readable, if what it has can be sent now."""
+        session = self._mux.session
         send_log = None
-        if self.credit > 0 and not self.waiting and not self.queued and self.state in SENDING:
-            send_log = self._mux.open_log()
-        if send_log is None:
+        if (
+            session is not None
+            and self.credit > 0
+            and not self.waiting
+            and not self.queued
+            and self.state in SENDING
+        ):
+            send_log = session.open_log(small=self.last_read < FULL_PAYLOAD // 2)
+        if self._source is not connection:
+            return None  # let go of meanwhile, by what was sent: it reads by itself again
+        if session is None or send_log is None:
             self._parked = True
             connection.stopReading()
             self._activate()
             return None
         size = self._read(connection, send_log, send_log.batch)
-        if size >= send_log.frame_limit // 2:
-            self._mux.flush()
-        elif size:
-            self._mux.wake()
-        else:
+        if not size:
             return connection.read_end
+        if size >= send_log.frame_limit // 2:
+            session.flush()
+        elif not session.flush_due:
+            session.wake()
         return None
 
     def _read(self, connection: QuickConnection, send_log: SendLog, limit: int) -> int:
         """Read once; a source that brought little last time gets room for one frame only."""
-        if self._last_read < FULL_PAYLOAD // 2 or limit > self.credit:
+        if self.last_read < FULL_PAYLOAD // 2 or limit > self.credit:
             limit = min(self.credit, limit, FULL_PAYLOAD)
         room = send_log.reserve(limit)
         size = connection.read_into(room)
@@ -343,10 +360,11 @@ class Stream:
         self.credit -= size
         self.sent += size
         # What fills its room is bulk, however small that is on a slow link.
-        self._last_read = size if size < limit else max(size, FULL_PAYLOAD // 2)
+        self.last_read = size if size < limit else max(size, FULL_PAYLOAD // 2)
         return size
 
     def _release_source(self) -> None:
+        """Let the source's own connection read it again."""
         source, self._source = self._source, None
         if source is not None:
             source.reader = None
@@ -363,7 +381,9 @@ class Stream:
     def resumeProducing(self) -> None:
         """Deliver again."""
         self._paused = False
-        if self._protocol is not None:
+        if self._protocol is not None and (
+            self._inbox or self._read_ended or self._end_reason is not None
+        ):
             self._deliver()
 
     def stopProducing(self) -> None:
@@ -381,12 +401,7 @@ class Stream:
         """Whether there is something that may be sent now."""
         if (self.waiting or self._parked) and self.state in SENDING:
             return self.credit > 0
-        return self._may_finish
-
-    @property
-    def appetite(self) -> int:
-        """About how many bytes it would send now, for the scheduler to tell small from bulk."""
-        return self.waiting or self._last_read
+        return self._finish is not None and self._may_finish
 
     @property
     def _may_finish(self) -> bool:
@@ -443,19 +458,39 @@ class Stream:
             size -= len(piece)
         return parts
 
-    def _send_finish(self, send_log: SendLog) -> None:
+    def _finish_soon(self) -> None:
+        """Send the frame that ends our direction: now, if there is nothing before it."""
+        session = self._mux.session
+        if session is None or self.waiting or self._parked or self.queued or not self._may_finish:
+            self._activate()
+            return
+        send_log = session.open_log()
+        if send_log is None:
+            self._activate()
+            return
+        self._send_finish(send_log, later=True)
+        if not session.flush_due:
+            session.wake()
+
+    def _send_finish(self, send_log: SendLog, *, later: bool = False) -> None:
+        """Append the frame that ends our direction.
+
+        Args:
+            send_log: Where.
+            later: Whether the protocol hears of the stream's end when the turn is over.
+        """
         kind = self._finish
         if kind is FrameType.HALF_CLOSE and self.state in SENDING:
             send_log.append(FrameType.HALF_CLOSE, self.stream_id)
             self._advance(Event.SEND_HALF_CLOSE)
             if self.state is State.CLOSED:
-                self._ended(_DONE)
+                self._ended(_DONE, later=later)
             elif self._half_closes:
                 self._tell(self._protocol.writeConnectionLost)
         elif kind is FrameType.STREAM_CLOSE and self.state is not State.CLOSED:
             send_log.append(FrameType.STREAM_CLOSE, self.stream_id)
             self._advance(Event.SEND_CLOSE)
-            self._ended(_DONE)
+            self._ended(_DONE, later=later)
 
     # -- receiving, called by the multiplexer ----------------------------------------------
 
@@ -473,12 +508,12 @@ class Stream:
             return
         waits = self._paused or self._inbox
         if self._takes_pieces and not waits:
-            if self._gathered is None:
-                self._gathered = []
+            if self.gathered is None:
+                self.gathered = []
                 self._mux.gather(self)
-            self._gathered.append(data)
+            self.gathered.append(data)
             return
-        if self._gathered:
+        if self.gathered:
             # The protocol was paused or replaced since; what came before comes before.
             self.deliver_gathered()
             waits = self._paused or self._inbox
@@ -489,14 +524,9 @@ class Stream:
             self._hand_over(data)
             self._delivering = False
 
-    @property
-    def gathers(self) -> bool:
-        """Whether something was received that is yet to be delivered, or kept, or dropped."""
-        return self._gathered is not None
-
     def deliver_gathered(self) -> None:
         """Hand over what was gathered, which is valid for this call only."""
-        pieces, self._gathered = self._gathered, None
+        pieces, self.gathered = self.gathered, None
         if not pieces:
             return
         if self._closing:
@@ -507,7 +537,10 @@ class Stream:
             self._deliver()
         else:
             self._delivering = True
-            self._tell(self._protocol.pieces_received, pieces)
+            try:
+                self._protocol.pieces_received(pieces)
+            except Exception:
+                self._protocol_failed()
             self._delivering = False
             self._took(sum(map(len, pieces)))
 
@@ -557,7 +590,8 @@ class Stream:
     def close_received(self) -> None:
         """Take the peer's close: it sends no more and reads no more."""
         self._advance(Event.RECEIVE_CLOSE)
-        self._tell_outcome(Outcome.CANCELLED)
+        if self.on_outcome is not None:
+            self._tell_outcome(Outcome.CANCELLED)
         self._ended(_DONE)
 
     def reset_received(self, outcome: Outcome) -> None:
@@ -593,8 +627,12 @@ class Stream:
         try:
             call(*args)
         except Exception:
-            log.failure("a stream's protocol failed; the stream is reset")
-            self.abortConnection()
+            self._protocol_failed()
+
+    def _protocol_failed(self) -> None:
+        """End the stream, from where the failure was caught."""
+        log.failure("a stream's protocol failed; the stream is reset")
+        self.abortConnection()
 
     def _hand_over(self, data: memoryview) -> None:
         self._tell(self._protocol.dataReceived, data if self._views else bytes(data))
@@ -654,7 +692,8 @@ class Stream:
         self.waiting = 0
         if drop:
             self._discard_inbox()
-        self._release_producer()
+        if self._producer is not None or self._source is not None:
+            self._release_producer()
         self._mux.stream_closed(self, draining=bool(self._inbox))
         if later:
             self._mux.later(self._tell_end)
@@ -676,9 +715,9 @@ class Stream:
             self._tell(producer.resumeProducing)
 
     def _discard_inbox(self) -> None:
-        if self._gathered:
-            size = sum(map(len, self._gathered))
-            self._gathered = None
+        if self.gathered:
+            size = sum(map(len, self.gathered))
+            self.gathered = None
             self._took(size)
         if self._inbox:
             size = sum(len(data) for data in self._inbox)
@@ -690,12 +729,15 @@ class Stream:
         reason, self._end_reason = self._end_reason, None
         protocol, self._protocol = self._protocol, None
         self.window.close()
-        self._mux.stream_drained(self)
+        self._mux.undelivered.pop(self.stream_id, None)
         if protocol is not None and reason is not None:
             if self._read_ended and self._half_closes and isinstance(reason.value, ConnectionDone):
                 self._read_ended = False
                 self._tell(protocol.readConnectionLost)
-            self._tell(protocol.connectionLost, reason)
+            try:
+                protocol.connectionLost(reason)
+            except Exception:
+                self._protocol_failed()
 
 
 _UNDECIDED = frozenset({State.OPENING, State.OPENING_HALF})

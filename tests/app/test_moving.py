@@ -20,7 +20,8 @@ from phantom.config.document import parse_document
 from phantom.config.identity_keys import IdentityKey
 from phantom.config.keys import PrivateKey
 from phantom.config.load import load_document
-from phantom.config.schema import ClientConfig, ClientFile, ServerFile
+from phantom.config.schema import ClientFile, ServerFile
+from phantom.config.schema_client import ClientConfig
 from phantom.core.endpoint_list import Carrier, ServerEndpoint
 from phantom.crypto.identity import verify
 from phantom.runtime import system_runtime

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from phantom.app.workers import FOLDER_PREFIX, make_folder
+from phantom.app.workers_folder import FOLDER_PREFIX, make_folder
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from phantom.carriers.decoy import BackendDecoy, Guests, H2Decoy, built_in_site
 from phantom.carriers.expected import ExpectedVisitor
 from phantom.carriers.strangers import Strangers
 from phantom.core.opening_h2 import SETTINGS_ACK, frame
@@ -43,7 +44,9 @@ class Transport(StringTransport):
 class Scene:
     """A visitor, a web server, and what is between them until it is known who comes."""
 
-    def __init__(self, runtime: Runtime, clock: Clock, greeting: bytes, h2: bool) -> None:
+    def __init__(
+        self, runtime: Runtime, clock: Clock, greeting: bytes, h2: bool, early: bool = False
+    ) -> None:
         self.clock = clock
         self.h2 = h2
         self.greeting = greeting
@@ -55,7 +58,13 @@ class Scene:
         self.strangers = Strangers()
         self.stranger = 0
         self.expected = ExpectedVisitor(
-            runtime, self, self, relay_pair, self.strangers, self.visitor, self.turn_away
+            runtime,
+            self,
+            self,
+            relay_pair,
+            self.strangers,
+            self.visitor,
+            None if early else self.turn_away,
         )
 
     # -- the endpoint, and the backend --------------------------------------------------
@@ -264,3 +273,122 @@ def test_the_confused_are_not(h2: Scene) -> None:
     h2.expected.pass_on(b"PRI")
     goaway = frame(7, 0, 0, bytes(7) + b"\1")
     assert h2.web_says(GREETING + goaway) == goaway
+
+
+# -- while the TLS handshake is under way ------------------------------------------------
+
+
+@pytest.fixture
+def early(runtime: Runtime, clock: Clock) -> Scene:
+    return Scene(runtime, clock, b"", False, early=True)
+
+
+@pytest.fixture
+def early_h2(runtime: Runtime, clock: Clock) -> Scene:
+    return Scene(runtime, clock, GREETING, True, early=True)
+
+
+def test_the_web_servers_clock_runs_from_the_hello_on(early: Scene) -> None:
+    early.connected()
+    assert len(early.strangers) == 1
+    early.web.protocol.connectionLost(Failure(ConnectionDone()))
+    assert early.stranger == 0 and not early.visitor.ended, "TLS is not up yet"
+    early.expected.up(early.turn_away)
+    early.turn()
+    assert early.stranger == 1 and early.visitor.ended == "closed"
+    assert not len(early.strangers)
+
+
+def test_a_handshake_that_fails_lets_the_web_server_go(early: Scene) -> None:
+    early.connected()
+    early.expected.release()
+    assert early.web.ended == "aborted" and not len(early.strangers) and not early.visitor.ended
+
+
+def test_a_client_is_told_nothing_and_lets_the_web_server_go(early_h2: Scene) -> None:
+    early_h2.connected()
+    early_h2.expected.up(early_h2.turn_away)
+    said = early_h2.expected.release()
+    early_h2.turn()
+    assert (said.settings, said.unsaid) == (1, GREETING)
+    assert early_h2.web.ended == "aborted" and not early_h2.visitor.value()
+
+
+@pytest.mark.parametrize("connected", ["before", "after"])
+def test_a_stranger_over_http2(early_h2: Scene, connected: str) -> None:
+    if connected == "before":
+        early_h2.connected()
+    assert not early_h2.visitor.value()
+    early_h2.expected.up(early_h2.turn_away)
+    early_h2.turn()
+    assert early_h2.visitor.value() == GREETING
+    if connected == "after":
+        early_h2.connected()
+    early_h2.expected.take(b"GET")
+    assert early_h2.web.value() == b"GET"
+    assert early_h2.web_says(GREETING + b"answer") == b"answer"
+
+
+def test_a_web_server_that_speaks_before_tls_is_up_is_heard_then(early_h2: Scene) -> None:
+    early_h2.connected()
+    assert early_h2.web_says(GREETING + SETTINGS_ACK) == b""
+    early_h2.expected.up(early_h2.turn_away)
+    early_h2.turn()
+    assert early_h2.visitor.value() == GREETING + SETTINGS_ACK
+
+
+def test_what_it_says_before_is_there_when_a_stranger_comes_at_once(early: Scene) -> None:
+    early.connected()
+    early.web_says(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+    early.expected.up(early.turn_away)
+    early.expected.take(b"GET")
+    early.turn()
+    assert early.visitor.value().startswith(b"HTTP/1.1 408")
+
+
+def test_a_web_server_that_talks_without_end_before_tls_is_up(early: Scene) -> None:
+    early.connected()
+    early.web_says(bytes(20_000))
+    assert early.web.ended == "aborted"
+
+
+@pytest.mark.parametrize("when", ["before", "between", "after"])
+def test_an_unreachable_web_server_early(early: Scene, when: str) -> None:
+    if when == "before":
+        early.refused()
+    early.expected.up(early.turn_away)
+    if when == "between":
+        early.refused()
+    early.turn()
+    early.expected.take(b"GET")
+    if when == "after":
+        early.refused()
+    assert early.lost == [b"GET"] and not len(early.strangers)
+
+
+class Host:
+    """TLS with what is ready for its visitor, as `Guests` sees it."""
+
+    def __init__(self, alpn: str | None) -> None:
+        self.alpn = alpn
+        self.expected: Any = None
+
+
+async def test_another_protocol_than_it_seemed_is_prepared_for_anew(
+    live_runtime: Runtime, reactor: Any
+) -> None:
+    guests = Guests(
+        BackendDecoy(live_runtime, "127.0.0.1", 1, relay_pair),
+        H2Decoy(live_runtime, "127.0.0.1", 1, relay_pair),
+    )
+    for seemed, agreed, kept in (("h2", "h2", True), (None, "h2", False), (None, None, True)):
+        host = Host(agreed)
+        host.expected = first = guests.expect_early(host, seemed)
+        got = guests.expect(host, lambda: None)
+        assert (got is first) == kept and got.h2 == (agreed == "h2") and host.expected is None
+        got.release()
+    await deferLater(reactor, 0.1)
+
+
+def test_a_folder_needs_no_preparation(runtime: Runtime) -> None:
+    assert Guests(built_in_site(runtime, bytes(32))).expect_early(Host(None), None) is None

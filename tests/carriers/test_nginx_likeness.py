@@ -79,6 +79,11 @@ RAW_TLS_PROBES = {
     "bad length": b"\x16\x03\x01\xff\xff" + bytes(40),
     "no hello": b"\x16\x03\x01\x00\x05hello",
     "bad version": b"\x16\x07\x07\x00\x05hello",
+    "SSL 2.0": bytes.fromhex("8012 01 0303 0003 0000 0006 00c02b 414141414141"),
+    "SSL 2.0, half": bytes.fromhex("8012 01 0303 0003 0000 0006"),
+    "SSL 2.0, older": bytes.fromhex("8012 01 0002 0003 0000 0006 00c02b 414141414141"),
+    "SSL 2.0, short": bytes.fromhex("8003 01 0200 01fc 0303"),
+    "SSL 2.0, long": bytes.fromhex("ff03 01 0200 01fc 0303"),
     "16 KB": b"\xff" * 16000,
     "more than it reads": b"\xff" * 17410,
     "plain": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -286,19 +291,22 @@ async def test_not_quite_tls(
         await _compare(ours, nginx[1], {part: RAW_TLS_PROBES[part]}, half_close=True)
 
 
-async def test_session_tickets_come_in_segments_of_their_own(
+async def test_records_of_a_handshake(
     nginx: Any, folder: Path, live_runtime: Any, listen: Any, certificate: Any
 ) -> None:
     certificates = ServerCertificates(certificate[0], certificate[1])
     policy = FolderDecoy(live_runtime, str(folder))
     ours = listen(TLSServerFactory(live_runtime, certificates, Visitors(policy)))
 
-    def tickets(port: int) -> list[int]:
+    def handshake(port: int, curve: str) -> tuple[list[int], list[int]]:
+        """Return the sizes of records: before the client's Finished, and what comes unasked."""
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+        context.set_ecdh_curve(curve)
         tls = context.wrap_bio(incoming, outgoing, server_hostname="server.test")
+        flight = b""
         with socket.create_connection(("127.0.0.1", port), timeout=5) as raw:
             while True:
                 try:
@@ -306,18 +314,28 @@ async def test_session_tickets_come_in_segments_of_their_own(
                     break
                 except ssl.SSLWantReadError:
                     raw.sendall(outgoing.read())
-                    incoming.write(raw.recv(65536))
+                    data = raw.recv(65536)
+                    flight += data
+                    incoming.write(data)
             raw.sendall(outgoing.read())
             time.sleep(PATIENCE)
-            records, data = [], raw.recv(65536)
-            while data:
-                size = int.from_bytes(data[3:5], "big")
-                records.append(size)
-                data = data[5 + size :]
-            return records
+            sizes = _record_sizes(flight)
+            del sizes[4]  # CertificateVerify: an ECDSA signature has 70 to 72 bytes
+            return sizes, _record_sizes(raw.recv(65536))
 
-    mine, theirs = await gatherResults([deferToThread(tickets, p) for p in (ours, nginx[1])])
-    assert mine == theirs and len(mine) == 2
+    for curve in ("X25519", "prime256v1", "secp521r1"):
+        mine, theirs = await gatherResults(
+            [deferToThread(handshake, port, curve) for port in (ours, nginx[1])]
+        )
+        assert mine == theirs and len(mine[1]) == 2, curve
+
+
+def _record_sizes(data: bytes) -> list[int]:
+    sizes = []
+    while data:
+        sizes.append(int.from_bytes(data[3:5], "big"))
+        data = data[5 + sizes[-1] :]
+    return sizes
 
 
 async def test_backend(nginx: Any, live_runtime: Any, listen: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import socket
+import ssl
+import struct
 import subprocess
 from ipaddress import ip_network
 from typing import Any
@@ -18,9 +20,10 @@ from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
+from phantom.carriers import proxy_protocol
 from phantom.carriers.decoy import BackendDecoy, built_in_site
 from phantom.carriers.drain import HALF_CLOSED_TIME, SilentDrain
-from phantom.carriers.proxy_protocol import HEADER_TIMEOUT, ProxyProtocolFactory
+from phantom.carriers.proxy_protocol import HEADER_TIMEOUT, Front, ProxyProtocolFactory
 from phantom.carriers.strangers import Strangers
 from phantom.carriers.tcp import discard_unread, prepare_link_socket
 from phantom.carriers.tls_openssl import ServerCertificates
@@ -194,6 +197,83 @@ def test_local_socket(runtime: Runtime, recorders: Recorders) -> None:
     assert isinstance(wary.buildProtocol(UNIXAddress("/x")), Recorder)
 
 
+# -- a front that has ended TLS ----------------------------------------------------------
+
+SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
+
+
+def header(*extensions: tuple[int, bytes]) -> bytes:
+    """Return a PROXY header of version 2."""
+    body = bytes.fromhex("cb007109 c6336401 c350 01bb")
+    for kind, value in extensions:
+        body += struct.pack("!BH", kind, len(value)) + value
+    return SIGNATURE + b"\x21\x11" + struct.pack("!H", len(body)) + body
+
+
+def behind_front(runtime: Runtime, recorders: Recorders, **what: Any) -> ProxyProtocolFactory:
+    front = Front(**{"alpn": "http/1.1", "h2": True, **what})
+    return ProxyProtocolFactory(runtime, recorders, [ip_network("10.0.0.0/8")], front=front)
+
+
+@pytest.mark.parametrize(
+    ("said", "default", "alpn"),
+    [
+        (HEADER, "http/1.1", "http/1.1"),
+        (HEADER, "h2", "h2"),
+        (header(), "h2", "h2"),
+        (header((1, b"h2")), "http/1.1", "h2"),
+        (header((1, b"http/1.1")), "h2", "http/1.1"),
+        (header((1, b"http/1.0"), (0x20, b"\x01\x00\x00\x00\x00")), "http/1.1", "http/1.1"),
+        (header((1, b"h2")) + b"more", "http/1.1", "h2"),
+    ],
+)
+def test_what_a_front_agreed_to(
+    runtime: Runtime, recorders: Recorders, said: bytes, default: str, alpn: str
+) -> None:
+    factory = behind_front(runtime, recorders, alpn=default)
+    protocol, _ = _connect(factory)
+    protocol.dataReceived(said)
+    (inner,) = recorders.built
+    assert inner.transport.alpn == alpn
+    assert inner.transport.getPeer().host == "203.0.113.9"
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (header((0x20, b"\x00\x00\x00\x00\x01")), "without TLS"),
+        (header((1, b"h2")), "decoy_h2c"),
+        (b"GET / HTTP/1.1\r\n", "no PROXY header"),
+    ],
+)
+def test_what_a_front_may_not_say(
+    runtime: Runtime,
+    recorders: Recorders,
+    monkeypatch: pytest.MonkeyPatch,
+    said: bytes,
+    why: str,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(proxy_protocol.log, "warn", lambda _form, why: told.append(why))
+    protocol, transport = _connect(behind_front(runtime, recorders, h2=False))
+    protocol.dataReceived(said + b"GET / HTTP/1.1\r\n\r\n")
+    assert transport.aborted and not recorders.built
+    assert len(told) == 1 and why in told[0]
+    protocol.dataReceived(b"and more")
+    assert not recorders.built
+    assert not runtime.clock.getDelayedCalls()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "address", [IPv4Address("TCP", "192.0.2.1", 1), IPv4Address("TCP", "127.0.0.1", 1), None]
+)
+def test_others_than_the_front_are_closed(
+    runtime: Runtime, recorders: Recorders, address: Any
+) -> None:
+    assert behind_front(runtime, recorders).buildProtocol(address) is None
+    assert not recorders.built
+
+
 # -- bounds and sockets -----------------------------------------------------------------
 
 
@@ -210,6 +290,59 @@ def test_handshakes_are_bounded(runtime: Runtime, certificate: Any, clock: Clock
     for protocol, _ in visitors:
         protocol.connectionLost(Failure(ConnectionLost()))
     assert len(strangers) == 0 and clock.getDelayedCalls() == []
+
+
+class Ready:
+    """What is ready for a visitor, and whether it was let go."""
+
+    def __init__(self, layer: Any, alpn: str | None) -> None:
+        self.layer, self.alpn, self.released = layer, alpn, 0
+
+    def release(self) -> None:
+        self.released += 1
+
+
+@pytest.mark.parametrize("end", ["gone", "late", "garbage", "up"])
+def test_the_web_server_is_readied_when_a_hello_is_answered(
+    runtime: Runtime, certificate: Any, clock: Clock, end: str
+) -> None:
+    made: list[Ready] = []
+
+    def early(layer: Any, alpn: str | None) -> Any:
+        made.append(Ready(layer, alpn))
+        return made[-1]
+
+    certificates = ServerCertificates(certificate[0], certificate[1], ("h2", "http/1.1"))
+    factory = TLSServerFactory(runtime, certificates, Recorders(), early=early)
+    protocol, transport = _connect(factory)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(back, there, server_hostname="server.test")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    hello = there.read()
+    protocol.dataReceived(hello[:50])
+    assert not made
+    protocol.dataReceived(hello[50:])
+    [ready] = made
+    assert (ready.alpn, ready.released, protocol.expected) == ("h2", 0, ready)
+    if end == "gone":
+        protocol.connectionLost(Failure(ConnectionLost()))
+    elif end == "late":
+        clock.advance(60)
+    elif end == "garbage":
+        protocol.dataReceived(b"\xff" * 100)
+    else:
+        back.write(transport.value())
+        client.do_handshake()
+        protocol.dataReceived(there.read())
+        assert protocol.alpn == "h2"  # and as nobody has taken what was ready, it is let go
+    assert ready.released == 1 and protocol.expected is None and len(made) == 1
+    protocol.connectionLost(Failure(ConnectionLost()))
+    assert ready.released == 1
 
 
 async def test_link_sockets_are_prepared(reactor: Any) -> None:

@@ -6,20 +6,17 @@ import base64
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phantom.config import keys
-from phantom.config.keys import (
-    PrivateKey,
-    PublicKey,
-    read_private_key_file,
-    read_regular_file,
-    write_private_file,
-)
+from phantom.config.identity_keys import IdentityKey, IdentityPublicKey
+from phantom.config.key_files import read_private_key_file, read_regular_file, write_private_file
+from phantom.config.keys import PrivateKey, PublicKey
 from phantom.errors import ConfigurationError
 
 # RFC 7748, section 6.1: Bob's keys.
@@ -152,12 +149,25 @@ def test_a_mistaken_key_is_in_no_part_of_the_error(spoil, tmp_path: Path) -> Non
         assert BOB_TEXT[:12] not in spoken(caught.value)
 
 
-def test_a_private_key_shows_itself_on_request_only() -> None:
-    key = PrivateKey(BOB_PRIVATE)
+@pytest.mark.parametrize("kind", [PrivateKey, IdentityKey])
+def test_a_private_key_shows_itself_on_request_only(kind: Callable[[bytes], Any]) -> None:
+    key = kind(BOB_PRIVATE)
     shown = f"{key} {key!r} {[key]} {{{key!s}}} %s %r" % (key, key)
     assert BOB_TEXT not in shown
     assert repr(BOB_PRIVATE)[2:10] not in shown
     assert key.export() == BOB_TEXT
+
+
+@pytest.mark.parametrize("kind", [PrivateKey, IdentityKey, PublicKey, IdentityPublicKey])
+def test_a_key_has_32_bytes(kind: Callable[[bytes], Any]) -> None:
+    for size in (0, 31, 33):
+        with pytest.raises(ValueError, match="has 32 bytes"):
+            kind(bytes(size))
+
+
+def test_keys_of_different_kinds_are_different() -> None:
+    for one, other in ((PrivateKey, IdentityKey), (PublicKey, IdentityPublicKey)):
+        assert one(BOB_PRIVATE) == one(BOB_PRIVATE) != other(BOB_PRIVATE)
 
 
 # -- files ------------------------------------------------------------------------------
@@ -199,7 +209,7 @@ def test_without_hard_links_the_file_is_made_exclusively(tmp_path: Path, monkeyp
     def refuse(*_args: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(keys.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     path = tmp_path / "server.key"
     write_private_file(path, BOB_TEXT)
     assert read_private_key_file(path).raw == BOB_PRIVATE

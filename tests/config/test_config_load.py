@@ -28,7 +28,9 @@ from phantom.config import load
 from phantom.config.document import parse_document
 from phantom.config.keys import PrivateKey
 from phantom.config.load import load_any, load_client, load_document, load_server
-from phantom.config.schema import ClientConfig, ClientFile, EgressConfig, ServerConfig, ServerFile
+from phantom.config.schema import ClientFile, ServerFile
+from phantom.config.schema_client import ClientConfig
+from phantom.config.schema_server import EgressConfig, ServerConfig
 from phantom.config.values import ListenAddress, UnixSocket
 from phantom.core.egress import EgressRule
 from phantom.errors import ConfigurationError, ConfigurationErrors
@@ -375,6 +377,52 @@ SERVER_MISTAKES = [
         "(set tls_cert and tls_key, or remove it)",
     ),
     (
+        'front_listen = "unix:front.sock"',
+        ":4: server.front_listen: trusted_proxies does not have the front that connects to "
+        'unix:{d}/front.sock (add "unix:{d}/front.sock" to trusted_proxies, if only the front can '
+        "connect there)",
+    ),
+    (
+        'front_listen = "unix:front.sock"\ntrusted_proxies = ["unix:other.sock", "127.0.0.1"]',
+        ":4: server.front_listen: trusted_proxies does not have the front that connects to "
+        'unix:{d}/front.sock (add "unix:{d}/front.sock" to trusted_proxies, if only the front can '
+        "connect there)",
+    ),
+    (
+        'front_listen = "127.0.0.1:8442"\ntrusted_proxies = ["unix:x.sock", "10.0.0.0/8"]',
+        ":4: server.front_listen: trusted_proxies does not have the front that connects to "
+        '127.0.0.1:8442 (add "127.0.0.1" to trusted_proxies, if only the front can connect there)',
+    ),
+    (
+        'front_listen = "0.0.0.0:8442"\ntrusted_proxies = ["0.0.0.0/0"]',
+        ":4: server.front_listen: other machines could connect to 0.0.0.0:8442, past the front "
+        'that ends TLS (listen on "127.0.0.1:8442", or better on a unix socket)',
+    ),
+    (
+        'front_listen = [":8442"]\ntrusted_proxies = ["127.0.0.1"]',
+        ":4: server.front_listen: other machines could connect to :8442, past the front that ends "
+        'TLS (listen on "127.0.0.1:8442", or better on a unix socket)',
+    ),
+    (
+        'front_listen_h2 = "unix:h2.sock"\ntrusted_proxies = ["unix:h2.sock"]',
+        ":4: server.front_listen_h2: needs decoy_h2c, which visitors over HTTP/2 get (set "
+        "decoy_h2c, or let the front agree to http/1.1 only)",
+    ),
+    (
+        'tls_groups = "X25519:of-tomorrow"',
+        ':4: server.tls_groups: OpenSSL knows no group "of-tomorrow" (see the names with '
+        '`openssl list -tls-groups` (OpenSSL 3.5), or set "auto")',
+    ),
+    (
+        'tls_groups = "X25519, P-256"',
+        ':4: server.tls_groups: must be "auto", "library", or groups with colons between them, '
+        'such as "X25519:P-256"',
+    ),
+    (
+        'tls_engine = "boringssl"\ntls_groups = "X25519"',
+        ":5: server.tls_groups: has no effect with BoringSSL, which has its own (remove it)",
+    ),
+    (
         'tls_cert = "cert.pem"\ntls_key = "key.pem"\ndecoy = "nowhere"',
         ":6: server.decoy: no such folder",
     ),
@@ -450,10 +498,10 @@ WHOLE_SERVER_MISTAKES = [
     ("server = 5", ":1: server: expected a table: a line [server] and its keys below"),
     (
         "[server]",
-        ":1: server.listen: missing\n"
-        ':1: server.private_key: missing (or set private_key_file; "phantom genkey" makes a key)',
+        ':1: server.private_key: missing (or set private_key_file; "phantom genkey" makes a key)\n'
+        ":1: server.listen: missing",
     ),
-    ('[server]\nlisten = []\nprivate_key = "KEY"', ":2: server.listen: the list is empty"),
+    ('[server]\nlisten = []\nprivate_key = "KEY"', ":2: server.listen: missing"),
     (
         '[server]\nlisten = "example.com:1"\nprivate_key = "KEY"',
         ":2: server.listen: not an IP address of this machine "

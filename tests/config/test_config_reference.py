@@ -12,14 +12,9 @@ from phantom.config.document import parse_document
 from phantom.config.keys import PrivateKey
 from phantom.config.load import load_document
 from phantom.config.reference import reference
-from phantom.config.schema import (
-    ClientConfig,
-    ClientFile,
-    EgressConfig,
-    LoggingConfig,
-    ServerConfig,
-    ServerFile,
-)
+from phantom.config.schema import ClientFile, LoggingConfig, ServerFile
+from phantom.config.schema_client import ClientConfig
+from phantom.config.schema_server import EgressConfig, ServerConfig
 from phantom.config.setting import setting_of
 from phantom.config.template import client_template, effective, server_template
 

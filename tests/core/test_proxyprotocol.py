@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from ipaddress import ip_address
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +35,15 @@ _IPV4 = _header("192.0.2.7", 50000, "198.51.100.1", 443)
 _IPV6 = _header("2001:db8::7", 50000, "2001:db8::1", 443)
 _OPEN = ProxyHeader(None, None)
 
+
+def _extension(kind: int, value: bytes) -> bytes:
+    return struct.pack("!BH", kind, len(value)) + value
+
+
+_H2 = _extension(0x01, b"h2")
+_TLS = _extension(0x20, b"\x01\x00\x00\x00\x00" + _extension(0x21, b"TLSv1.3"))
+_NO_TLS = _extension(0x20, b"\x00\x00\x00\x00\x00")
+
 GOOD = [
     (b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 443\r\n", _IPV4),
     (b"PROXY TCP6 2001:db8::7 2001:db8::1 50000 443\r\n", _IPV6),
@@ -41,6 +51,14 @@ GOOD = [
     (b"PROXY UNKNOWN ffff::1 whatever 1 2\r\n", _OPEN),
     (_v2(1, 0x11, _FOUR + _PORTS), _IPV4),
     (_v2(1, 0x21, _SIX + _PORTS + b"\x04\x00\x01x"), _IPV6),
+    # Of nginx, told the visitor's address by another header, on a unix socket or by IPv4.
+    (b"PROXY TCP4 192.0.2.7 unix:/run/tls.sock 50000 0\r\n", attrs.evolve(_IPV4, destination=None)),
+    (b"PROXY TCP6 2001:db8::7 127.0.0.1 50000 443\r\n", attrs.evolve(_IPV6, destination=None)),
+    (_v2(1, 0x11, _FOUR + _PORTS + _H2), attrs.evolve(_IPV4, alpn=b"h2")),
+    (_v2(1, 0x21, _SIX + _PORTS + _TLS + _H2), attrs.evolve(_IPV6, alpn=b"h2", tls=True)),
+    (_v2(1, 0x11, _FOUR + _PORTS + _NO_TLS), attrs.evolve(_IPV4, tls=False)),
+    (_v2(1, 0x11, _FOUR + _PORTS + _extension(0x20, b"")), attrs.evolve(_IPV4, tls=False)),
+    (_v2(0, 0x11, _FOUR + _PORTS + _H2), _OPEN),
     (_v2(0, 0x00, b""), _OPEN),
     (_v2(0, 0x11, _FOUR + _PORTS), _OPEN),
     (_v2(1, 0x31, bytes(216)), _OPEN),
@@ -81,6 +99,10 @@ def test_good(header: bytes, expected: ProxyHeader, size: int) -> None:
         V2_SIGNATURE + b"\x21\x11" + struct.pack("!H", V2_MAX_BODY + 1),
         _v2(1, 0x11, _FOUR),
         _v2(1, 0x21, _FOUR + _PORTS),
+        _v2(1, 0x11, _FOUR + _PORTS + b"\x01"),
+        _v2(1, 0x11, _FOUR + _PORTS + b"\x01\x00"),
+        _v2(1, 0x11, _FOUR + _PORTS + _H2[:-1]),
+        _v2(1, 0x11, _FOUR + _PORTS + _H2 + _H2),
     ],
 )
 def test_bad(data: bytes) -> None:

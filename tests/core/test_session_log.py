@@ -8,17 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phantom.core.session import (
-    BLOCK_SIZE,
-    MAX_RETAINED_BYTES,
-    MAX_RETAINED_FRAMES,
-    POOLED_BLOCKS,
-    SMALL_RECORD,
-    Block,
-    BlockPool,
-    ReceiveLog,
-    SendLog,
-)
+from phantom.core.blocks import BLOCK_SIZE, MAX_RETAINED_BYTES, POOLED_BLOCKS, Block, BlockPool
+from phantom.core.received import ReceiveLog
+from phantom.core.session import MAX_RETAINED_FRAMES, SMALL_RECORD, SendLog
 from phantom.core.wire import MAX_PAYLOAD, MAX_RECORD_PLAINTEXT, FrameType, parse_frames
 from phantom.errors import LocalProtocolError, RemoteProtocolError
 

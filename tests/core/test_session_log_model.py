@@ -11,16 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
+from phantom.core.blocks import BLOCK_SIZE, MAX_RETAINED_BYTES, Block, BlockPool
 from phantom.core.session import (
     BATCH,
-    BLOCK_SIZE,
     FULL_PAYLOAD,
     FULL_RECORD,
-    MAX_RETAINED_BYTES,
     SMALL_PAYLOAD,
     SMALL_RECORD,
-    Block,
-    BlockPool,
     SendLog,
 )
 from phantom.core.wire import HEADER_SIZE, MAX_PAYLOAD, FrameType, parse_frames

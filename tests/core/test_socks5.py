@@ -302,7 +302,7 @@ def test_random_octets_raise_nothing_and_stay_bounded(
         while (event := server.next_event()) is not None:
             events.append(event)
         # The longest message is SOCKS4a with both texts at their limits.
-        assert server.finished or len(server._buffer) <= 8 + 256 + 256
+        assert server.finished or len(server.buffered) <= 8 + 256 + 256
     assert not any(isinstance(event, Request | Rejected) for event in events[:-1])
     for event in events:
         if isinstance(event, Request):

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from support.certificates import make_certificate
 from support.programs import need
 
+from phantom.audit.nginx import load_stream
 from phantom.audit.report import DETECTORS
 
 PROGRAM = [
@@ -26,7 +27,10 @@ PROGRAM = [
 #: What the tunnel is built to pass; shaping and the choice of groups have their own tests.
 SOLID = {
     "tcp": {"first-packet", "first-length", "uniformity", "connections", "keepalive", "probes"},
-    "tls": {"first-packet", "entropy", "client-hello", "connections", "keepalive"},
+    "tls": {
+        *("first-packet", "entropy", "client-hello", "connections", "keepalive"),
+        *("post-handshake", "replays"),
+    },
 }
 
 
@@ -49,6 +53,29 @@ def test_every_detector_has_its_say(carrier: str) -> None:
     assert not failing & SOLID[carrier], [verdicts[name] for name in failing & SOLID[carrier]]
     for verdict in verdicts.values():
         assert verdict["measured"] and verdict["threshold"] and verdict["source"]
+
+
+@pytest.mark.slow
+def test_the_default_face_is_the_nginx_of_this_machine() -> None:
+    need("nginx")
+    _status, verdicts = audited("--carrier", "tls", "--only", "post-handshake,probes")
+    assert verdicts["post-handshake"]["status"] == "passed", verdicts["post-handshake"]["details"]
+    # How late an answer is says something of the machine under test, and is left out.
+    found = [line for line in verdicts["probes"]["details"] if ": after " not in line]
+    assert verdicts["probes"]["status"] != "skipped" and not found
+
+
+@pytest.mark.slow
+def test_tls_that_an_nginx_ends() -> None:
+    need("nginx")
+    if load_stream("nginx") is None:
+        pytest.skip("nginx has no stream module: install libnginx-mod-stream")
+    _status, verdicts = audited("--carrier", "nginx", "--only", "client-hello,probes,replays")
+    assert verdicts["client-hello"]["status"] == verdicts["replays"]["status"] == "passed"
+    found = [line for line in verdicts["probes"]["details"] if ": after " not in line]
+    # ssl_preread waits for more, or closes a moment earlier or later; see doc/probing.md.
+    told = {"SOCKS5", "TLS bad length", "1 random bytes", "17410 random bytes"}
+    assert {line.partition(":")[0] for line in found} <= told
 
 
 def config(folder: Path, **client: str) -> list[str]:

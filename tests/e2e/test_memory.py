@@ -13,7 +13,8 @@ import pytest
 from support.destinations import TcpServer, content, read_all
 from support.programs import PATIENCE, Process, Tunnel, wait_until
 
-from phantom.core.session import BATCH, BLOCK_SIZE, MAX_RETAINED_BYTES
+from phantom.core.blocks import BLOCK_SIZE, MAX_RETAINED_BYTES
+from phantom.core.session import BATCH
 from phantom.fast.buffers import SEALED_SIZE
 
 pytestmark = pytest.mark.e2e

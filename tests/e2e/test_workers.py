@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -70,16 +71,22 @@ def owner(tunnel: Tunnel) -> str:
     return re.findall(r"worker (\d): session begun", tunnel.server.log())[-1]
 
 
+@contextmanager
+def stopped(process: int) -> Iterator[None]:
+    """Let a process do nothing for a while."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
 def cut_so_that_another_accepts(tunnel: Tunnel, censor: Censor) -> None:
     """Cut the link while its session's process accepts nothing."""
     log = tunnel.server.log()
-    process = pid_of(tunnel, owner(tunnel))
-    os.kill(process, signal.SIGSTOP)
-    try:
+    with stopped(pid_of(tunnel, owner(tunnel))):
         censor.cut()
         tunnel.server.wait_for("link passed on to another worker", after=len(log))
-    finally:
-        os.kill(process, signal.SIGCONT)
     tunnel.server.wait_for(f"worker {owner(tunnel)}: session resumed", after=len(log))
 
 
@@ -127,14 +134,11 @@ def test_a_worker_that_crashes_takes_its_sessions_only(
     first_client = tunnel.client
     with tunnel.connect(echo.port) as lost:
         assert works(lost)
-        # Another client, again and again until the other worker has it.
-        for _ in range(40):
-            before = len(tunnel.server.log())
+        # Another client, which the other worker has, as this one accepts nothing.
+        before = len(tunnel.server.log())
+        with stopped(pid_of(tunnel, first)):
             tunnel.start_client()
             tunnel.server.wait_for("session begun", after=before)
-            if owner(tunnel) != first:
-                break
-            tunnel.client.kill()
         assert owner(tunnel) != first
         with tunnel.connect(echo.port) as kept:
             assert works(kept)
@@ -155,6 +159,36 @@ def test_a_worker_that_crashes_takes_its_sessions_only(
             assert "restarted" not in first_client.log()
             with tunnel.connect(echo.port) as connection:
                 assert works(connection)
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_replaced(make_tunnel: MakeTunnel, echo: TcpServer) -> None:
+    tunnel = make_tunnel("tcp", server={"workers": 2}, level="debug").start()
+    first, first_client = owner(tunnel), tunnel.client
+    with tunnel.connect(echo.port) as lost:
+        assert works(lost)
+        process = pid_of(tunnel, first)
+        before, start = len(tunnel.server.log()), time.monotonic()
+        os.kill(process, signal.SIGSTOP)
+        try:
+            tunnel.start_client()
+            tunnel.server.wait_for("session begun", after=before)
+            assert owner(tunnel) != first
+            kept = tunnel.connect(echo.port)
+            while f"worker {first} has not answered" not in tunnel.server.log():
+                assert works(kept), "its sibling goes on"
+                assert Process(process).alive
+                time.sleep(0.1)
+                assert time.monotonic() < start + 50
+        except BaseException:
+            os.kill(process, signal.SIGKILL)  # nobody else would end it
+            raise
+        with kept:
+            tunnel.server.wait_for(rf"worker {first} was ended by signal 9, and 1 sessions")
+            wait_until(lambda: pid_of(tunnel, first) != process, "another worker in its place")
+            first_client.wait_for("session lost: the server does not know")
+            assert works(kept)
+    assert len(re.findall("has not answered", tunnel.server.log()[before:])) == 1
 
 
 @pytest.fixture
@@ -257,13 +291,9 @@ def test_tickets_of_one_worker_are_good_for_the_other(make_tunnel: MakeTunnel) -
     def all_resume() -> None:
         resumed, session = visit(None)
         assert not resumed and session is not None
-        for stopped in ("1", "2"):
-            process = pid_of(tunnel, stopped)
-            os.kill(process, signal.SIGSTOP)
-            try:
+        for number in ("1", "2"):
+            with stopped(pid_of(tunnel, number)):
                 assert visit(session)[0]
-            finally:
-                os.kill(process, signal.SIGCONT)
 
     all_resume()
     tunnel.server.hang_up(r"worker \d: reloaded[^$]*worker \d: reloaded")

@@ -13,7 +13,8 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from phantom.fast.sockets import QuickConnection, quicken, quicken_port
+from phantom.fast.accepting import quicken_port
+from phantom.fast.sockets import QuickConnection, quicken
 from phantom.fast.turns import install_turns
 
 

@@ -18,6 +18,7 @@ from twisted.internet.tcp import Client, Port, Server
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from phantom.fast.accepting import PromptServer
 from phantom.fast.sockets import (
     COPIED_REST,
     READ_SIZE,
@@ -26,6 +27,7 @@ from phantom.fast.sockets import (
     QuickServer,
     quicken,
 )
+from phantom.fast.turns import find_turns, install_turns
 
 CHANCE = random.Random(5)
 
@@ -123,7 +125,8 @@ class Wire:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
         listener.close()
         self.protocol: Any = Heard()
-        server: Any = Server(self.socket, self.protocol, address, None, 1, reactor)  # type: ignore[arg-type]
+        kind: Any = Server if find_turns(reactor) is None else PromptServer
+        server: Any = kind(self.socket, self.protocol, address, None, 1, reactor)
         made = quicken(server)
         assert made is not None
         self.quick = made
@@ -207,10 +210,14 @@ def make_reactor(name: str) -> Any:
 
         return SelectReactor()
     epoll = pytest.importorskip("twisted.internet.epollreactor")
-    return epoll.EPollReactor()
+    reactor = epoll.EPollReactor()
+    if name == "ours":
+        install_turns(reactor)
+    return reactor
 
 
-@pytest.fixture(params=["epoll", "select"])
+# "ours": with what a process of phantom's own has, and a connection that its port accepted.
+@pytest.fixture(params=["epoll", "select", "ours"])
 def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
     reactor = make_reactor(request.param)
     made = Wire(reactor)

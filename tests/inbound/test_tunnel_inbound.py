@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.keys import CLIENT, SERVER_PUBLIC
 from support.pipes import join
 from support.runtime import fake_runtime
-from support.stack import CLIENT, SERVER_PUBLIC, Silence, Stack
+from support.stack import Silence, Stack
 from support.tunnel import Recorder
 
 from phantom.core.admission import Admission

@@ -17,6 +17,7 @@ from twisted.internet.tcp import Server
 from twisted.python.failure import Failure
 
 from phantom.address import Destination
+from phantom.core.detached import DetachedLimits
 from phantom.core.handshake import Cipher
 from phantom.crypto.noise_ik import TransportKeys
 from phantom.errors import Outcome
@@ -27,7 +28,6 @@ from phantom.tunnel import noise
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.noise import NoiseProtocol
 from phantom.tunnel.post_quantum import Agreed
-from phantom.tunnel.registry import DetachedLimits
 from phantom.tunnel.stream import Stream
 from support.tunnel import CLIENT_KEY, SERVER_KEY, SOMEWHERE, Joined
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -33,17 +32,9 @@ from phantom.tunnel.post_quantum import ClientSecrets
 from phantom.tunnel.registry import SessionRegistry
 from phantom.tunnel.server_clock import ServerClock
 from phantom.tunnel.shaper import Shaping
+from support.keys import CLIENT, CLIENT_PUBLIC, SERVER, SERVER_PUBLIC, keypair
 from support.pipes import Pipe, join, run
 from support.runtime import FakeTime, fake_runtime
-
-
-def keypair(seed: int) -> tuple[bytes, bytes]:
-    private = X25519PrivateKey.from_private_bytes(bytes([seed]) * 32)
-    return private.private_bytes_raw(), private.public_key().public_bytes_raw()
-
-
-SERVER, SERVER_PUBLIC = keypair(1)
-CLIENT, CLIENT_PUBLIC = keypair(2)
 
 
 class Echo:

@@ -6,8 +6,9 @@ import itertools
 
 import attrs
 import pytest
+from support.keys import CLIENT_PUBLIC
 from support.runtime import fake_runtime
-from support.stack import CLIENT_PUBLIC, Stack, at
+from support.stack import Stack, at
 from support.tunnel import SOMEWHERE, Recorder
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
@@ -134,7 +135,7 @@ def test_an_attempt_that_fell_silent_with_the_link_is_not_waited_for() -> None:
     stack.outbound.connect(SOMEWHERE, protocol)
     stack.run(20)
     protocol.transport.write(b"x")
-    stack.dialer._renew()
+    stack.dialer._renewal.now()
     stack.run(0.07)
     old, new = stack.pipes
     old.stall()

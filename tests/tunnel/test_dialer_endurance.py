@@ -117,11 +117,11 @@ def test_a_session_that_drains_does_not_stop_the_next_attempt() -> None:
     dialer = stack.dialer
     session = dialer._session
     assert session is not None
-    dialer._renew()
+    dialer._renewal.now()
     stack.run_until(lambda: session._proposed is not None)
     dialer._retire(GoawayReason.IDS_EXHAUSTED, LONG_DRAIN)
-    dialer._failures = 9
-    dialer._schedule()
+    dialer._redial.failures = 8
+    dialer._redial.after_failure()
     stack.run(1.5)
     assert session.epoch == 2 and session._proposed is None, "it was answered only now"
     stack.run(60)

@@ -10,9 +10,10 @@ from typing import Any
 
 import attrs
 import pytest
+from support.keys import CLIENT, SERVER_PUBLIC
 from support.pipes import join, run
 from support.runtime import fake_runtime
-from support.stack import CLIENT, SERVER_PUBLIC, Silence, Stack
+from support.stack import Silence, Stack
 from support.tunnel import SOMEWHERE, Recorder
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock

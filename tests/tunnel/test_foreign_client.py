@@ -13,8 +13,9 @@ from typing import Any
 import monocypher
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from support.keys import CLIENT, SERVER_PUBLIC
 from support.pipes import join
-from support.stack import CLIENT, SERVER_PUBLIC, Stack
+from support.stack import Stack
 
 from phantom.core.handshake import Mode
 from phantom.crypto.header import secret_path

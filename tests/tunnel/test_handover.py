@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.keys import CLIENT_PUBLIC, SERVER, SERVER_PUBLIC
 from support.pipes import Pipe, Split, byte_by_byte, join, seeded_split, step, whole
-from support.stack import CLIENT_PUBLIC, SERVER, SERVER_PUBLIC, NoReplays, Stack
+from support.stack import NoReplays, Stack
 from support.tunnel import SOMEWHERE, Recorder
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError

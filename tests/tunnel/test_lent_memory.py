@@ -212,5 +212,5 @@ def test_an_exception_leaves_no_view_behind(logged_failures: Any) -> None:
     first = Pieces(fail)
     pair = Pair(first, Pieces())
     pair.say((pair.first, DATA, b"A"), (pair.first, DATA, b"B"))
-    assert first.lost is not None and not pair.first._gathered
+    assert first.lost is not None and not pair.first.gathered
     logged_failures.flush(RuntimeError)

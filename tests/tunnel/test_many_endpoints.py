@@ -340,7 +340,7 @@ def test_a_renewed_link_stays_with_its_host() -> None:
     link(stack)
     protocol = open_stream(stack)
     stack.scripts["a"] = "refuse"
-    stack.dialer._renew()
+    stack.dialer._renewal.now()
     stack.run(30)
     assert linked(stack) and "far" not in stack.dialled
     protocol.transport.write(b"two")

@@ -127,7 +127,7 @@ def test_two_ends_that_close_on_one_anothers_data_do_not_wait_for_ever() -> None
     server.transport.loseConnection()
     joined.run(3 * STREAM_DRAIN_TIMEOUT)
     for mux in (joined.mux, joined.server_mux):
-        assert not mux.streams and not mux._undelivered
+        assert not mux.streams and not mux.undelivered
         assert mux._pool.free == free
     assert protocol.lost is not None and not protocol.clean
     assert server.lost is not None and not server.clean
@@ -422,7 +422,7 @@ def test_thousands_of_streams_leave_nothing_behind() -> None:
         joined.run(0.0)
     joined.run()
     for mux in (joined.mux, joined.server_mux):
-        assert not mux.streams and not mux._undelivered and not len(mux._scheduler)
+        assert not mux.streams and not mux.undelivered and not len(mux._scheduler)
         assert mux._pool.free == free
     assert joined.session._log.size == 0 and joined.server_session._log.size == 0
 
@@ -573,7 +573,7 @@ def test_streams_that_end_unread_in_one_turn_keep_to_their_number() -> None:
             stream.write(b"unread")
             stream.loseConnection()
         joined.run()
-    assert len(joined.server_mux._undelivered) == 8
+    assert len(joined.server_mux.undelivered) == 8
     lost = [p for p in joined.server_protocols.values() if p.lost is not None]
     assert len(lost) == 24 and not any(p.clean for p in lost)
 
@@ -590,3 +590,45 @@ def test_a_crowd_of_streams_keeps_less_each() -> None:
     streams[-1].write(b"x")
     joined.open()
     assert joined.mux.high_water == 128 * 1024
+
+
+class Source:
+    """A connection that a stream reads; whether somebody waits for it is all that counts."""
+
+    reader: Any = None
+    read_end = None
+    waits = True
+
+    def stopReading(self) -> None:
+        self.waits = False
+
+    def resumeProducing(self) -> None:
+        self.waits = True
+
+    def pauseProducing(self) -> None:
+        self.waits = False
+
+    def read_into(self, buffers: Any) -> int:
+        buffers[0][:4] = b"late"
+        return 4
+
+
+def test_a_source_let_go_while_others_are_sent_is_not_parked(monkeypatch: Any) -> None:
+    """Making room for what it brings sends what waits, and that may end anything."""
+    joined = Joined()
+    stream, _ = joined.open()
+    joined.run()
+    source: Any = Source()
+    stream.registerProducer(source, True)
+    stream.use_source(source)
+    open_log = joined.session.open_log
+
+    def lets_go(**options: bool) -> Any:
+        stream.unregisterProducer()
+        return open_log(**options)
+
+    monkeypatch.setattr(joined.session, "open_log", lets_go)
+    assert stream.read_from(source) is None
+    joined.run()
+    assert source.waits, "nobody would ever read it again"
+    assert joined.server_protocols[1].data == b""

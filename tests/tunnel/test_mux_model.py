@@ -22,10 +22,10 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from support.pipes import seeded_split, step
 from support.tunnel import Joined, Recorder
 
+from phantom.core.detached import DetachedLimits
 from phantom.core.wire import Attach, FrameType, pack_frame
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.mux import MuxLimits
-from phantom.tunnel.registry import DetachedLimits
 from phantom.tunnel.session import DeadEnd
 from phantom.tunnel.stream import Stream
 
@@ -195,9 +195,9 @@ class Multiplexers(RuleBasedStateMachine):
         if not hasattr(self, "joined") or not len(self.joined.registry):
             return
         for mux in (self.joined.mux, self.joined.server_mux):
-            live = [*mux.streams.values(), *mux._undelivered.values()]
+            live = [*mux.streams.values(), *mux.undelivered.values()]
             assert sum(s.window.buffered + s.window.outstanding for s in live) <= (
-                LIMITS.session_memory + len(mux._undelivered) * 16 * 1024
+                LIMITS.session_memory + len(mux.undelivered) * 16 * 1024
             )
 
     def teardown(self) -> None:
@@ -220,7 +220,7 @@ class Multiplexers(RuleBasedStateMachine):
                 assert client.protocol.data == server.sent
                 assert client.protocol.clean and server.protocol.clean
         for mux in (self.joined.mux, self.joined.server_mux):
-            assert not mux.streams and not mux._undelivered
+            assert not mux.streams and not mux.undelivered
             assert not any(s.queued for s in mux.streams.values())
             assert mux._pool.free == self.free
         assert self.joined.session._log.size == 0

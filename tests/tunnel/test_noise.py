@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from support.keys import CLIENT, CLIENT_PUBLIC, SERVER, SERVER_PUBLIC, keypair
 from support.pipes import Split, byte_by_byte, join, run, seeded_split, whole
 from support.runtime import fake_runtime
 from twisted.internet.error import ConnectionDone
@@ -24,16 +24,6 @@ from phantom.tunnel import initiator, responder
 from phantom.tunnel.initiator import InitiatorSettings, NoiseInitiator
 from phantom.tunnel.post_quantum import ClientSecrets, ServerSecrets
 from phantom.tunnel.responder import NoiseResponder
-
-
-def keypair(seed: int) -> tuple[bytes, bytes]:
-    private = X25519PrivateKey.from_private_bytes(bytes([seed]) * 32)
-    return private.private_bytes_raw(), private.public_key().public_bytes_raw()
-
-
-SERVER, SERVER_PUBLIC = keypair(1)
-CLIENT, CLIENT_PUBLIC = keypair(2)
-
 
 #: What a web server says first over HTTP/2.
 GREETING = frame(4, 0, 0, bytes(6)) + frame(8, 0, 0, b"\0\0\0\1")

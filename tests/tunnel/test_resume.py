@@ -7,15 +7,16 @@ from typing import Any
 import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.keys import CLIENT_PUBLIC
 from support.pipes import byte_by_byte, step
-from support.stack import CLIENT_PUBLIC, Stack
+from support.stack import Stack
 from support.tunnel import SOMEWHERE, Joined, Recorder
 from twisted.python.failure import Failure
 
 from phantom.address import Destination
+from phantom.core.detached import DetachedLimits
 from phantom.core.wire import FrameType
 from phantom.errors import Outcome, RelayError, SessionError
-from phantom.tunnel.registry import DetachedLimits
 
 SLOW = Destination("slow.example", 443)
 MIB = 1024 * 1024

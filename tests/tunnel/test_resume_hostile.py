@@ -9,11 +9,11 @@ import pytest
 from support.tunnel import Joined
 from twisted.python.failure import Failure
 
+from phantom.core.detached import DetachedLimits
 from phantom.core.wire import Attach, AttachStatus, FrameType, pack_frame
 from phantom.errors import SessionError
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.mux import STREAM_DRAIN_TIMEOUT
-from phantom.tunnel.registry import DetachedLimits
 from phantom.tunnel.session import PROPOSAL_TIMEOUT
 
 HUGE = 2**64 - 1

@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 import pytest
-from support.stack import CLIENT_PUBLIC, Silence, Stack
+from support.keys import CLIENT_PUBLIC
+from support.stack import Silence, Stack
 
 from phantom.core.handshake import Mode
 from phantom.errors import TimeoutExpired

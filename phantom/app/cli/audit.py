@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 #: Names of ``--carrier``, and what the fresh pair of each is called in the output.
 _CARRIERS = {"tcp": "bare TCP", "tls": "TLS"}
+#: One more, which needs a program.
+_NGINX = "nginx"
+_NAMES = _CARRIERS | {_NGINX: "TLS behind nginx"}
 
 _FILE = click.Path(dir_okay=False)
 
@@ -35,10 +38,11 @@ def _names(_context: Any, _parameter: Any, value: str | None) -> tuple[str, ...]
 @click.option("--client-config", type=_FILE, metavar="FILE", help="The client that goes with it.")
 @click.option(
     "--carrier",
-    type=click.Choice([*_CARRIERS, "both"]),
+    type=click.Choice([*_NAMES, "both"]),
     default="both",
     show_default=True,
-    help="Without files: what the fresh pairs use.",
+    help="Without files: what the fresh pairs use; `nginx` is TLS that an nginx ends before the "
+    "server.",
 )
 @click.option(
     "--pcap",
@@ -174,15 +178,17 @@ def _audit_live(
     set_level("error")
     runtime = system_runtime(reactor)
 
-    def make(pair: Any, tls: bool) -> LiveAudit:
-        return LiveAudit(runtime, settings, pair=pair, tls=tls, say=_progress)
+    def make(pair: Any, kind: str = "tcp") -> LiveAudit:
+        return LiveAudit(
+            runtime, settings, pair=pair, tls=kind == "tls", front=kind == _NGINX, say=_progress
+        )
 
     audits: list[tuple[str, LiveAudit]]
     if server is not None and client is not None:
         pair = load_server(server).server, load_client(client).client
-        audits = [(f"{server}, {client}", make(pair, False))]
+        audits = [(f"{server}, {client}", make(pair))]
     else:
-        audits = [(_CARRIERS[kind], make(None, kind == "tls")) for kind in kinds]
+        audits = [(_NAMES[kind], make(None, kind)) for kind in kinds]
     found: list[tuple[str, str, list[Verdict]]] = []
     problems: list[Exception] = []
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from phantom.config.schema import ClientConfig, ClientFile, ServerConfig, ServerFile
+    from phantom.config.schema import ClientFile, ServerFile
+    from phantom.config.schema_client import ClientConfig
+    from phantom.config.schema_server import ServerConfig
 
 
 @click.command()
@@ -77,7 +79,7 @@ def _profile_warnings(client: ClientConfig) -> list[str]:
 def _certificate_warnings(server: ServerConfig) -> list[str]:
     from cryptography.x509 import load_pem_x509_certificates
 
-    from phantom.config.keys import read_regular_file
+    from phantom.config.key_files import read_regular_file
     from phantom.config.rules import MAX_PEM_FILE
 
     if server.tls_cert is None:

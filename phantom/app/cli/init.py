@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -101,6 +102,9 @@ def server(
         click.echo(f"{path}; until then nobody is admitted.")
     click.echo("Then start the server:")
     click.echo(f"  twistd phantom-server --config {shown}")
+    unit = Path(sys.prefix, "share", "phantom", "phantom-server.service")
+    if unit.exists():
+        click.echo(f"or let systemd start it; a unit to adapt is {unit}")
 
 
 @init.command()
@@ -203,7 +207,7 @@ def _write(
         ConfigurationErrors: Mistakes in the options, named as such.
     """
     from phantom.config.document import parse_document
-    from phantom.config.keys import tell_os_error, write_private_file
+    from phantom.config.key_files import tell_os_error, write_private_file
     from phantom.config.load import load_document
     from phantom.errors import ConfigurationError, ConfigurationErrors
 

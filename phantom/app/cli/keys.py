@@ -31,7 +31,8 @@ _IDENTITY = click.option(
 def genkey(output: str | None, identity: bool) -> None:
     """Make a private key and print it."""
     from phantom.config.identity_keys import IdentityKey
-    from phantom.config.keys import PrivateKey, write_private_file
+    from phantom.config.key_files import write_private_file
+    from phantom.config.keys import PrivateKey
 
     # The runtime's entropy is this very function; a command has no reactor for a Runtime.
     key = (IdentityKey if identity else PrivateKey).generate(os.urandom)

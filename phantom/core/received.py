@@ -1,0 +1,62 @@
+"""How far the frames of a session's peer have arrived, whatever links brought them."""
+
+from __future__ import annotations
+
+from phantom.errors import RemoteProtocolError
+
+
+class ReceiveLog:
+    """How far the peer's frames have arrived.
+
+    Attributes:
+        received: How many sequenced frames have arrived in order; the number of the next.
+    """
+
+    __slots__ = ("received",)
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def begin(self, announced: int, next_sequence: int) -> LinkCursor:
+        """Start counting the frames of a new link.
+
+        The peer begins with the frame that our ATTACH asked for.  Frames that came by an
+        older link since then come again, and are dropped.
+
+        Args:
+            announced: What our ATTACH on that link said we had received.
+            next_sequence: What the peer's ATTACH said it would send first, at the latest.
+
+        Raises:
+            RemoteProtocolError: The peer has let go of frames that we do not have.
+        """
+        if next_sequence > announced:
+            raise RemoteProtocolError("frames were lost between two links")
+        return LinkCursor(self, announced)
+
+
+class LinkCursor:
+    """Numbers the sequenced frames of one link."""
+
+    __slots__ = ("_log", "_next")
+
+    def __init__(self, log: ReceiveLog, next_sequence: int) -> None:
+        self._log = log
+        self._next = next_sequence
+
+    def accept(self) -> bool:
+        """Number the next frame; return whether it is new, so that it is dealt with once.
+
+        Raises:
+            RemoteProtocolError: The number is ahead of what is expected.  On a link that
+                was superseded this cannot happen unless the peer misnumbers.
+        """
+        number = self._next
+        self._next = number + 1
+        log = self._log
+        if number == log.received:
+            log.received = number + 1
+            return True
+        if number > log.received:
+            raise RemoteProtocolError("a gap in the sequence")
+        return False
