@@ -105,13 +105,10 @@ class Renewal:
             link: The link.
             reset_young: Whether a reset came to it at work, soon after it was made.
         """
-        # After sleep or a move links are silent for a reason that says nothing of the path.
-        telling = self._runtime.clock.seconds() - self._woken >= WAKING
+        if self._runtime.clock.seconds() - self._woken < WAKING:
+            return  # after sleep or a move links end for a reason that says nothing of the path
         self._freezes.link_lost(
-            link.received,
-            link.records,
-            fell_silent=telling and link.fell_silent,
-            reset=telling and reset_young,
+            link.received, link.records, fell_silent=link.fell_silent, reset=reset_young
         )
 
     def woken(self, moved: bool) -> None:

@@ -99,7 +99,7 @@ GOLDEN = [
     ),
     (
         wire.pack_frame(FrameType.SCHEME, 0, Scheme(version=1).encode()),
-        "4100000000140000000100ec0122012c0d5c0f28001200005000",
+        "4100000000140000000100ec0122012c0d5c0f28000c00003800",
     ),
 ]
 

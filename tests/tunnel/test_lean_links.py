@@ -137,11 +137,11 @@ def test_what_was_learned_belongs_to_a_network() -> None:
     assert lean(stack)
     home = stack.time.local_address
     stack.time.local_address = "203.0.113.9"
-    stack.run(40)
+    stack.run(10)
     cut(stack)
     assert not lean(stack)
     stack.time.local_address = home
-    stack.run(40)
+    stack.run(10)
     cut(stack)
     assert lean(stack)
 
