@@ -99,6 +99,7 @@ class TLSLayer(Layer):
         self._timer: IDelayedCall | None = None
         self._up = False  # the upper protocol runs
         self._received = 0  # during the handshake
+        self._flown = False  # a flight of ours went out
         #: Bytes to read from the transport at once.
         self.read_size = READ_SIZE
         self._paused = False
@@ -144,6 +145,7 @@ class TLSLayer(Layer):
         if not self._up:
             flight = engine.outgoing()
             write_separately(self.transport, _tickets_apart(flight))
+            self._flown = self._flown or bool(flight)
             if flight and self._answered is not None:
                 answered, self._answered = self._answered, None
                 answered(engine.alpn)
@@ -395,12 +397,12 @@ class TLSLayer(Layer):
         log.debug("TLS failed: {reason}", reason=str(error))
         alert = self._engine.outgoing()
         if alert:
-            self.transport.write(alert)
+            write_separately(self.transport, [alert])  # at once: an abort would drop it
         if self._up:
             self._fail(Failure(ConnectionLost("TLS was broken")))
             return
         failure = Failure(error)
-        if not alert and self._not_tls is not None and self._received > READ_AHEAD:
+        if self._not_tls is not None and not self._flown and self._received > READ_AHEAD:
             self._failure = failure
             self._ended = True
             self._cancel_timer()
