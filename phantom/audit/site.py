@@ -11,6 +11,7 @@ import os
 import random
 import socket
 import ssl
+import struct
 import threading
 import time
 from pathlib import Path
@@ -109,8 +110,19 @@ def _page(port: int, images: list[str]) -> bytes:
     )
 
 
+def _picture(size: int) -> bytes:
+    """Return the beginning of a bitmap of `size` bytes, of which the rest may be anything.
+
+    A browser stops loading what it cannot take for a picture.  The layout is that of
+    BITMAPFILEHEADER and BITMAPINFOHEADER, 54 bytes, with 64 pixels of 24 bits in a row.
+    """
+    rows = max(1, (size - 54) // 192)
+    header = struct.pack("<2sIHHI", b"BM", size, 0, 0, 54)
+    return (header + struct.pack("<IiiHHIIiiII", 40, 64, -rows, 1, 24, 0, 0, 0, 0, 0, 0))[:size]
+
+
 class Site:
-    """Serves ``/N``: N random bytes, and ``/page?NAME/N,NAME/N``: a page that has them for images.
+    """Serves pictures of N bytes at ``/N``, and pages of them at ``/page?NAME/N,NAME/N``.
 
     HTTP/1.1, keepalive.
 
@@ -179,9 +191,11 @@ class Site:
             return True
         size = min(_MOST, int(path) if path.isdigit() else 0)
         connection.sendall(
-            b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Type: text/html; charset=utf-8\r\n"
+            b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Type: image/bmp\r\n"
             b"Cache-Control: public, max-age=600\r\nContent-Length: %d\r\n\r\n" % size
         )
+        picture = _picture(size)
         for offset in range(0, size, _CHUNK):
-            connection.sendall(self._content[: size - offset])
+            piece = self._content[: size - offset]
+            connection.sendall(piece if offset else picture + piece[len(picture) :])
         return True

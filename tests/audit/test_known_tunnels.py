@@ -329,6 +329,8 @@ class Tunnelled:
             client.recv(64)
             client.sendall(b"\x05\x00")
             request = client.recv(300)
+            if not request:
+                return  # the browser thought better of it
             name = request[5 : 5 + request[4]].decode("ascii")
             if name not in NAMES:
                 client.sendall(b"\x05\x04\x00\x01" + bytes(6))
