@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from phantom.core.blocks import MAX_RETAINED_BYTES
 from phantom.core.session import FULL_PAYLOAD, FULL_RECORD, SMALL_PAYLOAD, SMALL_RECORD
 
@@ -16,6 +18,10 @@ FRESH_TIME = 2.0
 #: megabytes of it would come after minutes.  Twice `FRESH_BYTES`, so that a good link does not
 #: stand still while the first half is acknowledged.
 FRESH_ROOM = 2 * FRESH_BYTES
+#: Bytes in flight on a link whose path lets a few kilobytes of each through, at most: a reset takes
+#: along what has arrived and was not read yet, and all of that has to go again.  Two records, so
+#: that one is on its way while the other is acknowledged.
+LEAN_FLIGHT = 2 * SMALL_RECORD
 
 
 class Freshness:
@@ -23,15 +29,20 @@ class Freshness:
 
     Args:
         now: Seconds on a clock that does not go back.
+        lean: Whether links die young on this path.
 
     Attributes:
         trusted: Whether large records may be sent.
+        flight: Bytes in flight at which no more may be sent: few on a path where links die
+            young, until this one has carried `FRESH_BYTES`.
     """
 
-    __slots__ = ("_left", "_since", "_until", "trusted")
+    __slots__ = ("_left", "_lean_left", "_since", "_until", "flight", "trusted")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, *, lean: bool = False) -> None:
         self.trusted = False
+        self.flight: float = LEAN_FLIGHT if lean else math.inf
+        self._lean_left = FRESH_BYTES
         self._restart(now)
 
     def _restart(self, now: float) -> None:
@@ -70,8 +81,17 @@ class Freshness:
         if self._left <= 0:
             self._until = sequence
 
-    def acknowledged(self, received: int, now: float) -> None:
-        """Note that the peer has the frames below `received`."""
+    def acknowledged(self, received: int, now: float, size: int = 0) -> None:
+        """Note that the peer has the frames below `received`.
+
+        Args:
+            received: The number behind the last of them.
+            now: Seconds.
+            size: Bytes of those that it had not acknowledged before.
+        """
+        self._lean_left -= size
+        if self._lean_left <= 0:
+            self.flight = math.inf
         if self._until is None or received < self._until:
             return
         if now - self._since <= FRESH_TIME:

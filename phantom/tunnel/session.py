@@ -47,10 +47,6 @@ SUPERSEDED_LINGER = 3.0
 #: Seconds that the server may take to answer an ATTACH.  What comes by the link before counts
 #: no more from then on, so a link that is up and carries nothing would be a stall.
 PROPOSAL_TIMEOUT = 10.0
-#: Bytes in flight on a link whose path lets a few kilobytes of each through, at most: a reset takes
-#: along what has arrived and was not read yet, and all of that has to go again.  Two records, so
-#: that one is on its way while the other is acknowledged.
-LEAN_FLIGHT = 2 * SMALL_RECORD
 #: Seconds between two records that leave in small packets: the acknowledgement of a peer that is
 #: near is back by then, and makes room in the congestion window.
 PACE = 0.001
@@ -170,7 +166,6 @@ class Session:
         self._acknowledger = Acknowledger(runtime, self._received, self._send_ack)
         self._stall = StallWatch(runtime, self._log, lambda: self.link)
         self._fresh = Freshness(runtime.clock.seconds())
-        self._lean = False
         source.session_made(self)
 
     # -- links ------------------------------------------------------------------------
@@ -288,9 +283,9 @@ class Session:
     def _trust_anew(self) -> None:
         """A new link has yet to show that more than a few kilobytes pass, and quickly."""
         self._stop_pace()
-        self._fresh = Freshness(self._runtime.clock.seconds())
-        self._lean = self.link is not None and self.link.lean
-        self._acknowledger.every = LEAN_ACK_BYTES if self._lean else ACK_BYTES
+        lean = self.link is not None and self.link.lean
+        self._fresh = Freshness(self._runtime.clock.seconds(), lean=lean)
+        self._acknowledger.every = LEAN_ACK_BYTES if lean else ACK_BYTES
         self._set_limits()
 
     def _set_limits(self) -> None:
@@ -301,12 +296,15 @@ class Session:
                 self._log.room = NEAR_ROOM
 
     def _acknowledged(self, received: int) -> None:
-        was_full = not self._log.has_room
-        self._log.acknowledge(received)
-        if not self._fresh.trusted:
-            self._fresh.acknowledged(received, self._runtime.clock.seconds())
+        send_log, fresh = self._log, self._fresh
+        before = send_log.in_flight
+        was_full = not send_log.has_room or before >= fresh.flight
+        send_log.acknowledge(received)
+        if not fresh.trusted:
+            now = self._runtime.clock.seconds()
+            fresh.acknowledged(received, now, before - send_log.in_flight)
             self._set_limits()
-        if was_full and self._log.has_room:
+        if was_full and send_log.has_room:
             self.wake()  # all may have been sent, while the streams hold more
 
     # -- from the link (FrameReceiver) --------------------------------------------------
@@ -509,7 +507,7 @@ class Session:
             if batches == BATCHES_A_TURN:
                 self.wake()
                 break
-            if self._lean and send_log.in_flight >= LEAN_FLIGHT:
+            if send_log.in_flight >= self._fresh.flight:
                 break  # an acknowledgement wakes us
             if send_log.has_room:
                 self._source.produce(send_log)

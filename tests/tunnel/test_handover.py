@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.keys import CLIENT_PUBLIC, SERVER, SERVER_PUBLIC
 from support.pipes import Pipe, Split, byte_by_byte, join, seeded_split, step, whole
@@ -206,6 +206,7 @@ def test_a_transfer_whose_links_come_anywhere(split: Split) -> None:
     cuts=st.lists(st.tuples(st.floats(0.0, 0.4), st.integers(1, 2)), min_size=1, max_size=10),
     seed=st.integers(0, 999),
 )
+@example(cuts=[(0.0, 1), (0.15, 1)], seed=0)
 def test_whenever_it_is_cut_everything_arrives_once(
     cuts: list[tuple[float, int]], seed: int
 ) -> None:

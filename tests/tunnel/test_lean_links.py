@@ -14,12 +14,12 @@ from support.tunnel import SOMEWHERE, Recorder
 from twisted.internet.task import Clock
 
 from phantom.core.freezes import ENOUGH, YOUNG
+from phantom.core.freshness import FRESH_BYTES, LEAN_FLIGHT
 from phantom.core.handshake import Cipher, Mode
 from phantom.core.shaping import Padding, Timing
 from phantom.crypto.ratchet import first_step
 from phantom.tunnel.initiator import InitiatorSettings, NoiseInitiator
 from phantom.tunnel.post_quantum import ClientSecrets
-from phantom.tunnel.session import LEAN_FLIGHT
 from phantom.tunnel.shaper import Shaping
 
 
@@ -153,12 +153,26 @@ def test_little_is_in_flight_on_a_lean_link() -> None:
     session = stack.dialer._session
     assert lean(stack) and session is not None
     protocol.transport.write(bytes(300_000))
-    most = 0
+    most = {False: 0, True: 0}
     for _ in range(2000):
         stack.run(0.005)
-        most = max(most, session._log.in_flight)
-        if len(stack.destinations.transports[0].received) == 300_000:
+        received = len(stack.destinations.transports[0].received)
+        alive = received > FRESH_BYTES - 2 * LEAN_FLIGHT  # headers count, too
+        most[alive] = max(most[alive], session._log.in_flight)
+        if received == 300_000:
             break
-    assert 0 < most <= LEAN_FLIGHT + 4096
+    assert 0 < most[False] <= LEAN_FLIGHT + 4096
+    assert most[True] > 4 * LEAN_FLIGHT, "a link that has carried more than others did is trusted"
     stack.run(5)
     assert session.idle, "and all of it arrives"
+
+
+@pytest.mark.parametrize("size", [1_000, LEAN_FLIGHT, 20_000, 65_536, 300_000])
+def test_what_waits_on_a_lean_link_goes_on(size: int) -> None:
+    stack, protocol = up()
+    cut(stack, ENOUGH)
+    assert lean(stack)
+    for _ in range(3):
+        protocol.transport.write(bytes(size))
+        stack.run(5)
+    assert len(protocol.data) == 3 * size
