@@ -151,7 +151,7 @@ def test_an_interrupted_audit_leaves_nothing_behind(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir())
         process.send_signal(signal.SIGINT)
         out, complaint = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 130, complaint or out
     assert not list(tmp_path.iterdir())
     assert "Traceback" not in complaint
     assert not out

@@ -178,9 +178,16 @@ def _audit_live(
     set_level("error")
     runtime = system_runtime(reactor)
 
+    stopped: list[bool] = []
+
+    def say(what: str, done: int, total: int) -> None:
+        if stopped:
+            raise CancelledError  # Ctrl-C came while something could not be cancelled
+        _progress(what, done, total)
+
     def make(pair: Any, kind: str = "tcp") -> LiveAudit:
         return LiveAudit(
-            runtime, settings, pair=pair, tls=kind == "tls", front=kind == _NGINX, say=_progress
+            runtime, settings, pair=pair, tls=kind == "tls", front=kind == _NGINX, say=say
         )
 
     audits: list[tuple[str, LiveAudit]]
@@ -202,7 +209,8 @@ def _audit_live(
         except CancelledError:
             pass  # Ctrl-C: everything is closed, and the folder gone
         except Exception as error:  # whatever it is, the reactor must end first
-            problems.append(error)
+            if not stopped:
+                problems.append(error)
         running.clear()
 
     def start() -> None:
@@ -216,7 +224,6 @@ def _audit_live(
             return deferred
         return None
 
-    stopped: list[bool] = []
     reactor.addSystemEventTrigger("before", "shutdown", stop)
     reactor.callWhenRunning(start)
     reactor.run()
