@@ -37,7 +37,7 @@ class Freshness:
             young, until this one has carried `FRESH_BYTES`.
     """
 
-    __slots__ = ("_left", "_lean_left", "_since", "_until", "flight", "trusted")
+    __slots__ = ("_lean_left", "_left", "_since", "_until", "flight", "trusted")
 
     def __init__(self, now: float, *, lean: bool = False) -> None:
         self.trusted = False
