@@ -50,8 +50,8 @@ READ_AHEAD = 16709
 
 #: Bytes of answers of TLS's own (to key updates: RFC 8446, section 4.6.3) that may wait to be
 #: sent.  OpenSSL answers every one, so a visitor could ask for any amount of them, and read none.
-#: This is some 2,400 of them, beyond what the kernel holds; a web server on OpenSSL stops reading
-#: as soon as the kernel takes no more.
+#: This is some 2,400 of them, beyond what the kernel holds; nginx stops reading as soon as the
+#: kernel takes no more, and does not close (measured with 1.22).
 MOST_ANSWERS = 65536
 
 #: Seconds between looks at whether the peer takes them.
