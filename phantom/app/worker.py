@@ -101,7 +101,8 @@ class Channel:
     def send(self, **message: Any) -> None:
         """Send a message, as a length (4, big endian) and JSON."""
         self._flush()
-        if len(self._unsent) > MAX_UNSENT:
+        # Never a sign of life, which is asked for: who logs more than the parent can write lives.
+        if len(self._unsent) > MAX_UNSENT and "alive" not in message:
             self._dropped += 1
             return
         if self._dropped:

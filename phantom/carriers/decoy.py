@@ -26,6 +26,7 @@ from phantom.carriers.expected import ExpectedVisitor, Once, RelayPair
 from phantom.carriers.nginx_site import Answer, SiteDecoy
 from phantom.carriers.static_site import FolderSite, PageSite
 from phantom.carriers.strangers import Strangers
+from phantom.core.budget import TokenBucket
 from phantom.core.nginx_pages import DEFAULT_BANNER, banner_in
 from phantom.core.nginx_request import Request
 from phantom.core.opening_h2 import PREFACE, ServerTalk
@@ -41,6 +42,11 @@ BACKEND_TIMEOUT = 5.0
 
 #: Seconds between attempts at the web server's several addresses: it is near.
 BACKEND_ATTEMPT_DELAY = 0.02
+
+#: Lines in the log about a web server that cannot be reached, at once and a second: every
+#: visitor asks for it anew.
+LINES = 1
+LINE_RATE = 1 / 60
 
 #: Bytes of a response in which its headers must end to be looked at.
 _HEAD_LIMIT = 4096
@@ -125,6 +131,12 @@ class WebServerDecoy:
         self._endpoint = _backend_endpoint(runtime.reactor, host, port)
         self._pair = pair
         self._strangers = Strangers() if strangers is None else strangers
+        self._lines = TokenBucket(LINE_RATE, LINES)
+
+    def _warn(self, text: str) -> None:
+        """Write to the log what is wrong with the web server, but not for every visitor."""
+        write = log.warn if self._lines.spend(self._runtime.clock.seconds()) else log.debug
+        write(text)
 
     def _prepare(self) -> None:
         """Learn what has to be known, before a visitor is joined, if it is not known yet."""
@@ -204,7 +216,7 @@ class BackendDecoy(WebServerDecoy):
 
         def unreachable(_failure: Failure) -> None:
             self._asked = False
-            log.warn("the decoy web server cannot be reached; visitors get its 502 page")
+            self._warn("the decoy web server cannot be reached; visitors get its 502 page")
 
         return self._endpoint.connect(Once(_BannerReader(found))).addCallbacks(
             lambda _protocol: None, unreachable
@@ -226,8 +238,9 @@ class _GreetingReader(Protocol):
 
     transport: Any
 
-    def __init__(self, found: Callable[[bytes], None]) -> None:
+    def __init__(self, found: Callable[[bytes], None], warn: Callable[[str], None]) -> None:
         self._found = found
+        self._warn = warn
         self._talk = ServerTalk()
 
     def connectionMade(self) -> None:
@@ -242,7 +255,7 @@ class _GreetingReader(Protocol):
         if self._talk.settings:
             self._found(greeting)
         else:
-            log.warn("decoy_h2c does not speak HTTP/2 in the clear")
+            self._warn("decoy_h2c does not speak HTTP/2 in the clear")
         self.transport.abortConnection()
 
 
@@ -286,12 +299,12 @@ class H2Decoy(WebServerDecoy):
             self.greeting = greeting
 
         def unreachable(_failure: Failure) -> None:
-            log.warn("the web server of decoy_h2c cannot be reached; its visitors are closed")
+            self._warn("the web server of decoy_h2c cannot be reached; its visitors are closed")
 
         def over(_result: object) -> None:
             self._asking = False
 
-        asked = self._endpoint.connect(Once(_GreetingReader(found)))
+        asked = self._endpoint.connect(Once(_GreetingReader(found, self._warn)))
         return asked.addCallbacks(lambda _protocol: None, unreachable).addBoth(over)
 
     def _prepare(self) -> None:

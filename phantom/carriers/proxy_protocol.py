@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocolFactory
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
+from phantom.core.budget import TokenBucket
 from phantom.core.proxyprotocol import Endpoint, ProxyHeader, ProxyHeaderParser
 from phantom.errors import RemoteProtocolError
 from phantom.layer import Layer
@@ -29,6 +30,11 @@ log = make_logger()
 #: Seconds a proxy has for its header, which it sends first of all; haproxy's own receiving
 #: side waits for at most its ``timeout client-fin``, and 3 s covers a lost segment.
 HEADER_TIMEOUT = 5.0
+
+#: Lines in the log about proxies and strangers at their door, at once and a second: whoever can
+#: connect decides how often there would be one.
+LINES = 10
+LINE_RATE = 1 / 60
 
 Network = IPv4Network | IPv6Network
 
@@ -150,7 +156,7 @@ class _ProxiedLayer(Layer):
         self, why: str = "a trusted proxy sent no PROXY header; does it have send-proxy set?"
     ) -> None:
         """End a proxy that does not say who it speaks for (section 2 of the protocol)."""
-        log.warn("{why}", why=why)
+        self._factory.tell(why)
         self._timer = None if self._parser is None else self._timer
         self._cancel_timer()
         self.transport.abortConnection()
@@ -199,6 +205,12 @@ class ProxyProtocolFactory(Factory):
             entry for entry in entries if isinstance(entry, IPv4Network | IPv6Network)
         ]
         self._local = len(self._networks) < len(entries)
+        self._lines = TokenBucket(LINE_RATE, LINES)
+
+    def tell(self, why: str) -> None:
+        """Warn of a connection that is refused, but not of every one in a flood of them."""
+        write = log.warn if self._lines.spend(self.runtime.clock.seconds()) else log.debug
+        write("{why}", why=why)
 
     def doStart(self) -> None:
         """Start the factory above with this one."""
@@ -213,7 +225,7 @@ class ProxyProtocolFactory(Factory):
         if self._is_trusted(addr):
             return _ProxiedLayer(self, addr)
         if self.front is not None:
-            log.warn("somebody who is none of trusted_proxies connects where only a front should")
+            self.tell("somebody who is none of trusted_proxies connects where only a front should")
             return None
         return self.inner.buildProtocol(addr)
 

@@ -64,6 +64,18 @@ def discard_unread(transport: Any) -> None:
         return  # nothing left to read
 
 
+def unsent(transport: Any) -> int:
+    """Return how many bytes wait for the kernel to take them; 0 where that cannot be told.
+
+    Args:
+        transport: A TCP transport, or layers upon one.
+    """
+    transport = bottom(transport)
+    if not isinstance(transport, Connection):
+        return 0
+    return len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+
+
 def write_separately(transport: Any, pieces: Iterable[bytes]) -> None:
     """Write pieces each as a segment of its own, where the transport can.
 

@@ -7,7 +7,9 @@ which halves the cost of a byte.  It knows nothing of OpenSSL or BoringSSL: it d
 
 Buffers: nothing is kept here.  Ciphertext waits in the transport below, whose producer
 interface is passed through; decrypted bytes are delivered at once, or, while the protocol
-above has paused, stay encrypted in the engine (at most one read of the transport).
+above has paused, stay encrypted in the engine (at most one read of the transport).  What TLS
+itself answers is nobody's to pause: while a peer does not take that, it is not read
+(`MOST_ANSWERS`).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol
 from twisted.python.failure import Failure
 
-from phantom.carriers.tcp import discard_unread, write_separately
+from phantom.carriers.tcp import discard_unread, unsent, write_separately
 from phantom.carriers.tls_engine import TLSEngine
 from phantom.errors import HandshakeError, RemoteProtocolError
 from phantom.fast.sockets import READ_SIZE
@@ -45,6 +47,15 @@ FAILED_LINGER = 5.0
 #: what the buffer is rounded up by).  Garbage beyond that lies unread when nginx closes, so
 #: the kernel resets instead of closing; measured with nginx 1.22.
 READ_AHEAD = 16709
+
+#: Bytes of answers of TLS's own (to key updates: RFC 8446, section 4.6.3) that may wait to be
+#: sent.  OpenSSL answers every one, so a visitor could ask for any amount of them, and read none.
+#: This is some 2,400 of them, beyond what the kernel holds; nginx stops reading as soon as the
+#: kernel takes no more, and does not close (measured with 1.22).
+MOST_ANSWERS = 65536
+
+#: Seconds between looks at whether the peer takes them.
+ANSWERS_LOOK = 1.0
 
 #: Content types and header size of a TLS record (RFC 8446, section 5.1).
 _HANDSHAKE_RECORD = 0x16
@@ -110,6 +121,8 @@ class TLSLayer(Layer):
         self._ended = False  # nothing more is delivered
         self._lost = False
         self._producing = False  # a pull producer is registered
+        self._answers = 0  # bytes of TLS's own answers since the kernel had taken everything
+        self._choked: IDelayedCall | None = None  # not read: too many of them wait
         self._after_producer: Callable[[], None] | None = None
         self._failure: Failure | None = None  # overrides the transport's reason
 
@@ -182,6 +195,9 @@ class TLSLayer(Layer):
             return
         self._lost = self._ended = True
         self._cancel_timer()
+        choked, self._choked = self._choked, None
+        if choked is not None:
+            choked.cancel()
         if self._failure is not None:
             reason = self._failure
         elif (
@@ -302,7 +318,8 @@ class TLSLayer(Layer):
             return
         self._paused = False
         self._runtime.at_turn_end(self._deliver)
-        super().resumeProducing()
+        if self._choked is None:
+            super().resumeProducing()
 
     def stopProducing(self) -> None:
         """Close: the upper side will not read any more."""
@@ -332,13 +349,43 @@ class TLSLayer(Layer):
                     self.readConnectionLost()
                 else:
                     break
-            # Post-handshake messages may have been answered (a key update, say).
             if not self._ended:
-                self._flush()
+                self._answer()
         except RemoteProtocolError as error:
             self._broken(error)
         finally:
             self._delivering = False
+
+    def _answer(self) -> None:
+        """Send what TLS answers by itself, to a key update, say; read no more if it piles up."""
+        data = self._engine.outgoing()
+        if not data:
+            return
+        if not unsent(self.transport):
+            self._answers = 0
+        self.transport.write(data)
+        self._answers += len(data)
+        if (
+            self._answers > MOST_ANSWERS
+            and self._choked is None
+            and unsent(self.transport) > MOST_ANSWERS
+        ):
+            self._choke()
+
+    def _choke(self) -> None:
+        self._choked = self._runtime.call_later(ANSWERS_LOOK, self._look_at_answers)
+        self.transport.pauseProducing()
+
+    def _look_at_answers(self) -> None:
+        self._choked = None
+        if self._ended:
+            return
+        if unsent(self.transport) > MOST_ANSWERS:
+            self._choke()
+            return
+        self._answers = 0
+        if not self._paused:
+            self.transport.resumeProducing()
 
     def _peer_closed(self) -> None:
         self._reads_closed = True

@@ -203,6 +203,7 @@ class SessionRegistry:
             self._pool,
             on_detached=self._session_detached,
             on_end=self._session_ended,
+            may_tell=self.log.allows,
         )
         self._sessions[attach.session_id] = session, mux
         self._meters.count("session.begun")

@@ -117,6 +117,7 @@ class Session:
         pool: Blocks for the log, shared by the process.
         on_detached: Called when the last link is lost and the session waits for another.
         on_end: Called once with the session when it is over.
+        may_tell: Given the peer's key, says whether there may be a line about it in the log.
 
     Attributes:
         session_id: 16 bytes, chosen by the client.
@@ -137,6 +138,7 @@ class Session:
         *,
         on_detached: Callable[[Session, Failure], None],
         on_end: Callable[[Session, Failure], None],
+        may_tell: Callable[[bytes | None], bool] = lambda _peer: True,
     ) -> None:
         self._runtime = runtime
         self.session_id = session_id
@@ -147,6 +149,7 @@ class Session:
         self._source = source
         self._on_detached = on_detached
         self._on_end = on_end
+        self._may_tell = may_tell
         self._log = SendLog(pool)
         self._received = ReceiveLog()
         # The link whose frames count, with its own numbering.
@@ -381,7 +384,8 @@ class Session:
 
     def protocol_failed(self, link: FrameProtocol, error: RemoteProtocolError) -> None:
         """End the session: its peer breaks the rules, and a new link would not help."""
-        log.warn("session ended: the peer broke the protocol: {error}", error=str(error))
+        write = log.warn if self._may_tell(self.peer_key) else log.debug
+        write("session ended: the peer broke the protocol: {error}", error=str(error))
         self.end(Failure(error))
         link.abort()
 

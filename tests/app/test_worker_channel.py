@@ -60,3 +60,17 @@ def test_a_parent_that_listens_again_is_told_again(ends: Ends) -> None:
     assert entries < count
     dropped = sum(message.get("dropped", 0) for message in told)
     assert entries + dropped >= count
+
+
+def test_a_sign_of_life_is_said_however_much_there_is_to_log(ends: Ends) -> None:
+    """A worker whose log overtakes the parent's writing lives, and must not be killed for it."""
+    channel, parent = ends
+    for _ in range(60):
+        channel.send(level="info", text="x" * (MAX_UNSENT // 20))
+    channel.send(alive=True)
+    raw = b""
+    while piece := take(parent):
+        raw += piece
+        channel._flush()
+    told = messages(raw)
+    assert "text" not in told[-1] and told[-1]["alive"] and told[-1]["dropped"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.address import IPv4Address, UNIXAddress
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
@@ -20,8 +20,8 @@ from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
-from phantom.carriers import proxy_protocol
-from phantom.carriers.decoy import BackendDecoy, built_in_site
+from phantom.carriers import decoy, proxy_protocol
+from phantom.carriers.decoy import BackendDecoy, H2Decoy, built_in_site
 from phantom.carriers.drain import HALF_CLOSED_TIME, SilentDrain
 from phantom.carriers.proxy_protocol import HEADER_TIMEOUT, Front, ProxyProtocolFactory
 from phantom.carriers.strangers import Strangers
@@ -272,6 +272,42 @@ def test_others_than_the_front_are_closed(
 ) -> None:
     assert behind_front(runtime, recorders).buildProtocol(address) is None
     assert not recorders.built
+
+
+def test_strangers_at_the_door_of_a_front_do_not_fill_the_log(
+    runtime: Runtime, recorders: Recorders, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(proxy_protocol.log, "warn", lambda form, **what: told.append(form))
+    factory = behind_front(runtime, recorders)
+    for _ in range(1000):
+        assert factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1)) is None
+        protocol, _ = _connect(factory)
+        protocol.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
+        clock.advance(0.01)
+    assert 1 <= len(told) <= 20
+    clock.advance(3600)
+    told.clear()
+    factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1))
+    assert len(told) == 1
+
+
+async def test_a_web_server_that_is_down_does_not_fill_the_log(
+    runtime: Runtime, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every hello asks for it anew."""
+    told: list[str] = []
+    monkeypatch.setattr(decoy.log, "warn", lambda text, **_figures: told.append(text))
+    for host in (
+        BackendDecoy(runtime, "127.0.0.1", 1, relay_pair),
+        H2Decoy(runtime, "127.0.0.1", 1, relay_pair),
+    ):
+        told.clear()
+        monkeypatch.setattr(host._endpoint, "connect", lambda _factory: fail(OSError()))
+        for _ in range(1000):
+            host.expect(Transport("192.0.2.1"), None).release()
+            clock.advance(0.01)
+        assert 1 <= len(told) <= 3, host
 
 
 # -- bounds and sockets -----------------------------------------------------------------

@@ -10,6 +10,7 @@ from support.stack import Stack
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
+from phantom.core.wire import FrameType, encode_ack, pack_frame
 from phantom.tunnel.session_log import LINE_RATE, LINES, MAX_CLIENTS, SessionLog
 
 ONE, OTHER = b"1" * 32, b"2" * 32
@@ -62,6 +63,26 @@ def test_a_client_that_resumes_all_the_time_does_not_fill_the_log(lines: list[st
     left_out, *rest = lines[before:]
     assert left_out.endswith("lines about one client's sessions were left out")
     assert len(rest) == 2
+
+
+def test_a_client_that_breaks_the_protocol_all_the_time_does_not_fill_the_log(
+    lines: list[str],
+) -> None:
+    acknowledged = pack_frame(FrameType.ACK, 0, encode_ack(1 << 40))
+    stack = Stack()
+    stack.dialer.start()
+    stack.run()
+    start = stack.clock.seconds()
+    broken = 0
+    while broken < 2 * LINES:
+        session = stack.dialer._session
+        if session is not None and session.link is not None:
+            session.link.send_record(acknowledged)
+            broken += 1
+        stack.run(1)
+    spent = stack.clock.seconds() - start
+    assert stack.meters.counts["session.ended"] >= 2 * LINES
+    assert len(lines) <= LINES + 2 * LINE_RATE * spent + 2
 
 
 def test_other_clients_are_told_of_all_the_same() -> None:
