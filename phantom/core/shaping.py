@@ -52,9 +52,13 @@ LEAST_PACKETS = 4
 PACKET = 400
 #: How much the sizes of the pieces vary to either side, as a part of their mean.
 UNEVEN = 0.3
-#: Bytes of plaintext of which that makes eight packets: what is said at once, or in a millisecond.
-#: What goes beyond the congestion window, ten packets at first, the kernel joins to large ones.
+#: Bytes of plaintext of which that makes `CROWD` packets: what is said at once, or in a
+#: millisecond.
 PACED = 2400
+#: Packets in a row, with nothing heard of the peer between, after which what follows waits for a
+#: millisecond: what goes beyond the congestion window, ten packets at first, the kernel joins to
+#: large ones.
+CROWD = 8
 #: Bytes that leave in pieces at once, and a second; and the seconds for which nothing does once
 #: they are used up: a page takes some 80 KB.  An upload is thousands of large packets whatever is
 #: done, and must not be slow.

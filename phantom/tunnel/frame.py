@@ -210,6 +210,11 @@ class FrameProtocol:
         return self._shaper.apart
 
     @property
+    def crowded(self) -> bool:
+        """Whether what leaves in small packets should wait, so that the kernel joins none."""
+        return self._shaper.crowded
+
+    @property
     def least_round_trip(self) -> float | None:
         """The least round trip known, in seconds; None before one is."""
         least = self._gauge.least_round_trip() if self._gauge is not None else None

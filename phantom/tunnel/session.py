@@ -526,7 +526,7 @@ class Session:
                 self._fresh.sent(size, send_log.sent, self._runtime.clock.seconds())
             link.send_records(records)
             batches += 1
-            if link.paced and not self._finishing:
+            if link.crowded and not self._finishing:
                 self._pace = self._runtime.call_later(PACE, self._pace_due)
                 break
         return batches

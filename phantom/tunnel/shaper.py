@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from phantom.core.budget import TokenBucket
 from phantom.core.shaping import (
+    CROWD,
     CUT_BURST,
     CUT_PAUSE,
     CUT_RATE,
@@ -109,8 +110,9 @@ class Shaper:
         below: Records of at least so many bytes of plaintext go past it, for now.
     """
 
-    __slots__ = ("_cover", "_cut", "_cut_budget", "_delays", "_held", "_held_size", "_padding",
-                 "_release", "_runtime", "_seen", "_whole_until", "below", "link")  # fmt: skip
+    __slots__ = ("_cover", "_crowd", "_cut", "_cut_budget", "_delays", "_heard", "_held",
+                 "_held_size", "_padding", "_release", "_runtime", "_seen", "_whole_until", "below",
+                 "link")  # fmt: skip
 
     #: Set before anything is sent.
     link: ShapedLink
@@ -128,6 +130,8 @@ class Shaper:
         self._cut = cut
         self._cut_budget = TokenBucket(CUT_RATE, CUT_BURST)
         self._whole_until = 0.0
+        self._crowd = 0  # small packets in a row ...
+        self._heard = -1  # ... since so many bytes were received
         self._held: list[bytes] = []
         self._held_size = 0
         self._release: IDelayedCall | None = None
@@ -214,6 +218,11 @@ class Shaper:
             and self._runtime.clock.seconds() >= self._whole_until
         )
 
+    @property
+    def crowded(self) -> bool:
+        """Whether so many small packets have left that the next should wait for a millisecond."""
+        return self._crowd >= CROWD and self.apart
+
     def _may_cut(self, size: int, cut: Cut) -> bool:
         """Return whether so many bytes of plaintext should leave in pieces."""
         if cut.below is not None and size >= cut.below:
@@ -228,9 +237,14 @@ class Shaper:
 
     def _send_apart(self, records: Sequence[bytes | memoryview], most: int | None) -> None:
         packets = max(1, LEAST_PACKETS + 1 - len(records))
+        received = self.link.transport.received
+        if received != self._heard:
+            self._heard = received
+            self._crowd = 0  # an answer says that what was sent has left the congestion window
         for record in records:
             sizes = pieces(len(record) + OVERHEAD, packets, most, self._runtime.randint)
             self.link.transport.write_apart(record, sizes)
+            self._crowd += len(sizes) + 1
 
     # -- timing ---------------------------------------------------------------------------
 

@@ -355,6 +355,24 @@ def test_what_is_said_on_bare_tcp_leaves_little_by_little() -> None:
     assert not stack.clock.getDelayedCalls() or stack.dialer.mux is None
 
 
+def test_who_is_answered_does_not_wait() -> None:
+    shaping = Shaping(padding=Padding.DEFAULT, timing=Timing.OFF, client=True, bare=True)
+    stack = Stack(shaping=shaping, delay=PACE / 20)
+    stack.dialer.start()
+    stack.run()
+    protocol = Recorder()
+    stack.outbound.connect(SOMEWHERE, protocol)
+    stack.run()
+    waited = []
+    for count in range(1, 50):
+        began = stack.clock.seconds()
+        protocol.transport.write(b"x")
+        while len(protocol.data) < count:
+            stack.run(PACE / 20)
+        waited.append(stack.clock.seconds() - began)
+    assert max(waited) < PACE / 2
+
+
 # -- what a server pushes ---------------------------------------------------------------------
 
 
