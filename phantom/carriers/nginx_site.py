@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phantom.carriers.strangers import Strangers
+from phantom.carriers.tcp import unsent
 from phantom.core.nginx_pages import CLOSING, Response, error_page, head
 from phantom.core.nginx_request import (
     HTTP_09,
@@ -52,6 +53,10 @@ LINGERING_TIMEOUT = 5.0
 
 #: nginx's ``lingering_time``: seconds after which reading stops in any case.
 LINGERING_TIME = 30.0
+
+#: Bytes of answers that may wait for a visitor to read them before the next request is looked at;
+#: nginx answers it only when the kernel has taken all of the last answer.
+MOST_UNREAD = 16384
 
 #: Bytes of a file in one write.
 _CHUNK = 65536
@@ -136,6 +141,7 @@ class NginxConnection:
         self._timer: IDelayedCall | None = None
         self._file: IO[bytes] | None = None
         self._file_left = 0
+        self._draining = False  # the next request waits until the answers are taken
         self._closing = False  # the last answer is out; what comes is thrown away
         self._linger_end = 0.0
 
@@ -161,7 +167,7 @@ class NginxConnection:
     def readConnectionLost(self) -> None:
         """Close: nginx takes the end of input for the end."""
         self._closing = True
-        if self._file is None:
+        if self._file is None and not self._draining:
             self._cancel_timer()
             self.transport.loseConnection()
 
@@ -179,12 +185,14 @@ class NginxConnection:
         if ended is not None:
             ended()
 
-    # -- IPullProducer: sending a file ------------------------------------------------
+    # -- IPullProducer: sending a file, or waiting until answers are taken ----------------
 
     def resumeProducing(self) -> None:
-        """Send the next piece of the file."""
+        """Send the next piece of the file, or go on with the next request."""
         file = self._file
         if file is None:
+            if self._draining:
+                self._drained()
             return
         piece = file.read(min(_CHUNK, self._file_left))
         self._file_left -= len(piece)
@@ -213,7 +221,7 @@ class NginxConnection:
     def _serve(self) -> None:
         """Answer what can be answered of what was received."""
         reader = self._reader
-        while not self._closing and self._file is None:
+        while not self._closing and self._file is None and not self._draining:
             if self._body is not None:
                 try:
                     reader.buffer = self._body.feed(reader.buffer)
@@ -227,6 +235,9 @@ class NginxConnection:
                     self._end()
                     return
             if not reader.buffer:
+                return
+            if unsent(self.transport) > MOST_UNREAD:
+                self._drain()
                 return
             try:
                 request = reader.next_request()
@@ -299,6 +310,23 @@ class NginxConnection:
         if file is not None:
             file.close()
         self._answered()
+
+    def _drain(self) -> None:
+        """Leave requests where they are until the answers before them are taken."""
+        self._set_timer(SEND_TIMEOUT)
+        self.transport.pauseProducing()
+        self.transport.registerProducer(self, False)  # which asks at once, while data waits
+        self._draining = True
+
+    def _drained(self) -> None:
+        self._draining = False
+        self.transport.unregisterProducer()
+        if self._closing:
+            self.transport.loseConnection()
+            return
+        self._set_timer(HEADER_TIMEOUT if self._in_head else KEEPALIVE_TIMEOUT)
+        self.transport.resumeProducing()
+        self._runtime.at_turn_end(self._serve)
 
     def _answered(self) -> None:
         """Go on after an answer: wait for the next request, or close."""

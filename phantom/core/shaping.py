@@ -5,8 +5,10 @@ sees how much is said before the other side answers, and a TLS handshake inside 
 (Xue et al., "Fingerprinting Obfuscated Proxy Traffic with Encapsulated TLS Handshakes", USENIX
 Security 2024; nDPI's rule, `phantom.audit.detectors.inner_tls`).  Of the four bursts it looks at
 only the client's are cheap to change.  The default therefore gives each of them one of two
-sizes that no handshake has: some 270 to 350 bytes on the wire, or 3.4 KB and more.  The
-predecessor's strategies round or blur each record by itself instead.
+sizes that no handshake has: some 270 to 350 bytes on the wire, or 3.4 KB and more; and what is
+shorter leaves in four packets or more, which the rule passes over, also when nothing is left to
+spend on padding (doc/adr/0019, doc/adr/0023).  The predecessor's strategies round or blur each
+record by itself instead.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectionLost
-from twisted.internet.task import Clock
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
+from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 from phantom.carriers.decoy import FolderDecoy, built_in_site
@@ -19,8 +22,10 @@ from phantom.carriers.nginx_site import (
     HEADER_TIMEOUT,
     KEEPALIVE_TIMEOUT,
     LINGERING_TIMEOUT,
+    MOST_UNREAD,
     SEND_TIMEOUT,
 )
+from phantom.carriers.tcp import unsent
 from phantom.runtime import Runtime
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -192,3 +197,51 @@ def test_visitors_never_break_it(policy: Any, clock: Clock, pieces: list[bytes])
     transport.lose()
     clock.advance(0)
     assert clock.getDelayedCalls() == []
+
+
+async def test_answers_that_nobody_reads_do_not_pile_up(reactor: Any, live_runtime: Any) -> None:
+    policy = built_in_site(live_runtime, b"one server")
+    made: list[Any] = []
+
+    class Visitor(Protocol):
+        def connectionMade(self) -> None:
+            made.append(self.transport)
+
+        def dataReceived(self, data: bytes) -> None:
+            policy(self.transport, data)
+
+    factory: Any = Factory.forProtocol(Visitor)
+    port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    count = 500
+
+    def read_all(near: socket.socket) -> bytes:
+        data = b""
+        while data.count(b"HTTP/1.1 200 OK\r\n") < count or not data.endswith(b"</html>\n"):
+            received = near.recv(1 << 20)
+            assert received, "closed before everything was answered"
+            data += received
+        return data
+
+    try:
+        with socket.socket() as near:
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            near.connect(("127.0.0.1", port.getHost().port))
+            near.settimeout(10)
+            near.send(GET)
+            while not made:
+                await deferLater(reactor, 0.01)
+            near.sendall(GET * (count - 1))
+            most = 0
+            for _ in range(50):
+                await deferLater(reactor, 0.01)
+                most = max(most, unsent(made[0]))
+            assert 0 < most <= MOST_UNREAD + 8192
+            data = await deferToThread(read_all, near)
+            assert data.count(b"HTTP/1.1 200 OK\r\n") == count
+            # It waits for more, as after any request.
+            near.sendall(GET)
+            assert await deferToThread(near.recv, 1 << 16)
+            made[0].abortConnection()
+    finally:
+        await port.stopListening()
