@@ -142,7 +142,7 @@ def browser_page(port: int, chance: random.Random) -> str:
     return f"https://{first}:{port}/page?{','.join(images)}"
 
 
-def load_in_browser(browser: str, folder: str, proxy: int, address: str) -> None:
+def load_in_browser(browser: str, folder: str, proxy: int | None, address: str) -> None:
     """Let a Chromium without a window load a page, and all it refers to, through the proxy.
 
     What the browser asks its maker's servers for goes by the proxy too, as everything does.
@@ -150,12 +150,18 @@ def load_in_browser(browser: str, folder: str, proxy: int, address: str) -> None
     Args:
         browser: The program.
         folder: For its profile.
-        proxy: The SOCKS5 proxy's port.
+        proxy: The SOCKS5 proxy's port; None for a visit to the site itself, where no other name
+            is known.
         address: Of the page.
 
     Raises:
         OSError: It cannot be started, or did not come to an end.
     """
+    way = (
+        [f"--host-resolver-rules={','.join(f'MAP {n} 127.0.0.1' for n in NAMES)},MAP * ~NOTFOUND"]
+        if proxy is None
+        else [f"--proxy-server=socks5://127.0.0.1:{proxy}", "--proxy-bypass-list=<-loopback>"]
+    )
     command = [
         browser,
         "--headless",
@@ -166,8 +172,7 @@ def load_in_browser(browser: str, folder: str, proxy: int, address: str) -> None
         "--no-first-run",
         "--ignore-certificate-errors",
         f"--user-data-dir={folder}",
-        f"--proxy-server=socks5://127.0.0.1:{proxy}",
-        "--proxy-bypass-list=<-loopback>",
+        *way,
         "--dump-dom",
         address,
     ]
