@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IDelayedCall
 from phantom.core.headroom import Headroom
 from phantom.core.queue_drain import QueueDrain
 from phantom.core.unsent import MOST_UNSENT, NEAR, UnsentBound
+from phantom.fast.gathering import FAR, Gatherer
 from phantom.fast.local import congestion_of, is_loopback, set_congestion, spare_pacing
 from phantom.layer import bottom
 from phantom.runtime import Runtime
@@ -151,8 +152,11 @@ class LinkSockets:
         if self._big_buffers is not None:
             _set(handle, socket.SOL_SOCKET, self._big_buffers, SEND_BUFFER // 2)
         _grow_receive_buffer(handle)
-        if read_state(handle) is not None:
+        state = read_state(handle)
+        if state is not None:
             transport.link_gauge = LinkGauge(self._runtime, transport)
+            if state.least_round_trip >= FAR:
+                transport.gatherer = Gatherer(self._runtime.clock, transport)
 
 
 class LinkGauge:
