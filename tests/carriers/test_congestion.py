@@ -276,3 +276,18 @@ def test_only_bbr_is_started_anew(
     gauge.full()
     carry(full, clock, 10, 1000, round_trip=0.04)
     gauge.stop()
+
+
+@linux
+@pytest.mark.parametrize(("round_trip", "gathers"), [(0.0002, False), (0.004, False), (0.03, True)])
+async def test_what_comes_from_far_away_is_gathered(
+    connection: Any,
+    runtime: Runtime,
+    monkeypatch: pytest.MonkeyPatch,
+    round_trip: float,
+    gathers: bool,
+) -> None:
+    state = LinkState(False, 1448, round_trip, round_trip, 0)
+    monkeypatch.setattr(congestion, "read_state", lambda handle: state)
+    LinkSockets(runtime, "system").tune(connection)
+    assert hasattr(connection, "gatherer") == gathers

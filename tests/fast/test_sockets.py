@@ -674,3 +674,35 @@ def test_a_read_has_room_for_what_a_protocol_may_ask() -> None:
 
     assert 65_535 + 3 * FULL_SEALED <= READ_SIZE
     assert 4 * FULL_SEALED <= READ_SIZE
+
+
+class Gathering:
+    """Stands for a `phantom.fast.gathering.Gatherer`; writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def read(self, size: int) -> None:
+        self.told.append(size)
+
+    def paused(self) -> None:
+        self.told.append("paused")
+
+    def resumed(self) -> None:
+        self.told.append("resumed")
+
+
+def test_reads_are_told_after_they_were_dealt_with(wire: Wire) -> None:
+    gathering: Any = Gathering()
+    wire.quick.gatherer = gathering
+    heard = wire.serve(Buffers())
+    wire.peer.sendall(b"x" * 1500)
+    wire.until(lambda: len(heard.data) == 1500)
+    assert gathering.told == [1000, 500]
+    wire.quick.pauseProducing()
+    wire.peer.sendall(b"y")
+    wire.turn(3)
+    assert gathering.told == [1000, 500, "paused"]
+    wire.quick.resumeProducing()
+    wire.until(lambda: heard.data.endswith(b"y"))
+    assert gathering.told == [1000, 500, "paused", "resumed", 1]
