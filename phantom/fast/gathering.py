@@ -1,10 +1,10 @@
-"""Reads a busy connection from far away a few times a millisecond less often than it could.
+"""Reads a busy connection from far away once a millisecond, not whenever something comes.
 
-Over a road whose packets come one by one, each wakes the process: 25 MB/s are 17,000 packets a
-second, and a turn of the reactor, a read, a half-opened record and perhaps an acknowledgement
-cost as much as 16 KB of payload do.  Who waits a millisecond after such a read finds some
-twenty packets, and what they carry is dealt with in one go.  Gained over 200 Mbit/s and 100 ms:
-see doc/adr/0026-reading-a-busy-road.md.
+Over a road whose packets come one by one, a few of them wake the process: 2,800 times a second at
+25 MB/s, each time with a turn of the reactor, a read and half a record.  Who waits a millisecond
+finds some twenty packets, and deals with what they carry in one go.  Over 200 Mbit/s and 100 ms
+both ends together take 7.5 CPU-s/GB in place of 14.2, inside TLS 9.2 in place of 19.1
+(doc/adr/0026-reading-a-busy-road.md).
 
 Nothing waits where little comes: a window decides by what came in the one before it.
 """
