@@ -52,6 +52,8 @@ class Road:
         mtu: Bytes of a packet.
         offload: Whether packets cross in the bundles that the kernel makes (GSO), for rates
             at which single packets are too many.  Each bundle has one fate.
+        beyond: Whether the road is between server and destination; client and server are
+            beside each other then.
     """
 
     rtt: float
@@ -62,6 +64,7 @@ class Road:
     jitter: float = 0
     mtu: int = 1500
     offload: bool = False
+    beyond: bool = False
 
     def arguments(self) -> list[str]:
         """Return the options of wanlink that make this road."""
@@ -92,7 +95,7 @@ class Network:
     nothing but loopback; with a road, two namespaces.
 
     Args:
-        road: The road between client and server, or None for loopback.
+        road: The road between client and server, or beyond the server; None for loopback.
         congestion: The TCP congestion control in the namespaces.
         private: Whether loopback may be in a namespace.
 
@@ -102,7 +105,8 @@ class Network:
 
     def __init__(self, road: Road | None, congestion: str, *, private: bool = True) -> None:
         self.road = road
-        self.server_host = self.destination_host = FAR if road else "127.0.0.1"
+        self.destination_host = FAR if road else "127.0.0.1"
+        self.server_host = FAR if road and not road.beyond else "127.0.0.1"
         self.fresh_host = BEYOND_FIRST if road else "127.1.0.1"
         self.names: list[str] = []
         self._link: subprocess.Popen[str] | None = None
@@ -173,8 +177,13 @@ class Network:
         """Return the command that runs this one where clients are."""
         return self._inside(0, command)
 
+    def middle(self, command: Sequence[str]) -> list[str]:
+        """Return the command that runs this one where servers are."""
+        beside = self.road is not None and self.road.beyond
+        return self.near(command) if beside else self.far(command)
+
     def far(self, command: Sequence[str]) -> list[str]:
-        """Return the command that runs this one where the server and the destination are."""
+        """Return the command that runs this one where the destination is."""
         return self._inside(-1, command)
 
     def _inside(self, index: int, command: Sequence[str]) -> list[str]:

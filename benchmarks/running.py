@@ -81,7 +81,7 @@ class Running:
         self._destination = subprocess.Popen(self.network.far(serve), stdout=subprocess.PIPE)
         assert self._destination.stdout is not None
         self._destination.stdout.readline()  # it listens
-        self.server = [self._spawn(self.network.far(each)) for each in self.commands.server]
+        self.server = [self._spawn(self.network.middle(each)) for each in self.commands.server]
         if self.server:
             self._wait(self.server[-1], self.place.port, "server")
         self.start_client()

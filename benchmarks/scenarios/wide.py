@@ -32,6 +32,9 @@ REQUESTS = 15
 #: Seconds for a tunnel to set itself up after its client listens.
 SETTLE = 1.0
 
+#: A destination that is not beside the server.
+ORIGIN = Road(rtt=30, rate=200, beyond=True)
+
 #: Milliseconds between two keystrokes.
 KEYSTROKE = 50
 
@@ -140,6 +143,10 @@ def _roads() -> list[Scenario]:
         made.append(Scenario(name, road, f"{note}: first byte, 1 stream", "wan", "wan", way))
         sixteen = functools.partial(goodput, streams=16)
         made.append(Scenario(f"{name}-16", sixteen, f"{note}: 16 streams", "wan", "wan", way))
+    for name, streams in (("wan-origin", 1), ("wan-origin-16", 16)):
+        note = f"30 ms, 200 Mbit/s between server and destination: streams: {streams}"
+        several = functools.partial(goodput, streams=streams)
+        made.append(Scenario(name, several, note, "wan", "wan", ORIGIN))
     return made
 
 

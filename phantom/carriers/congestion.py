@@ -12,14 +12,14 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import attrs
 from twisted.internet.interfaces import IDelayedCall
 
 from phantom.core.headroom import Headroom
 from phantom.core.queue_drain import QueueDrain
 from phantom.core.unsent import MOST_UNSENT, NEAR, UnsentBound
-from phantom.fast.gathering import FAR, Gatherer
+from phantom.fast.gathering import gather
 from phantom.fast.local import congestion_of, is_loopback, set_congestion, spare_pacing
+from phantom.fast.tcp_info import ConnectionState, read_state
 from phantom.layer import bottom
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
@@ -44,46 +44,6 @@ _TCP_WMEM = Path("/proc/sys/net/ipv4/tcp_wmem")
 RECEIVE_BUFFER = 2 * 1024 * 1024
 #: Seconds between two looks at a busy link.
 INTERVAL = 0.1
-
-# struct tcp_info (linux/tcp.h), as far as `tcpi_delivered`: the flags of the last rate sample,
-# snd_mss, rtt, min_rtt, delivered.
-_TCP_INFO = struct.Struct("=7xB8xI48xI76xI40xI")
-_APP_LIMITED = 1
-
-
-@attrs.frozen(slots=True)
-class LinkState:
-    """What the kernel knows of a connection.
-
-    Attributes:
-        starved: Whether it had less to send than it could have sent.
-        segment: Bytes in a segment.
-        round_trip: Seconds, smoothed.
-        least_round_trip: Seconds; 0 when nothing was measured yet.
-        delivered: Segments that arrived, modulo 2**32.
-    """
-
-    starved: bool
-    segment: int
-    round_trip: float
-    least_round_trip: float
-    delivered: int
-
-
-def read_state(handle: socket.socket) -> LinkState | None:
-    """Return what the kernel knows of a connection, None where it does not say."""
-    if not _LINUX:
-        return None
-    try:
-        raw = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-    except OSError:
-        return None
-    if len(raw) < _TCP_INFO.size:
-        return None  # older than Linux 4.18
-    flags, segment, round_trip, least, delivered = _TCP_INFO.unpack(raw)
-    # The kernel's value before the first sample is all ones.
-    least = 0 if least == 0xFFFFFFFF else least
-    return LinkState(bool(flags & _APP_LIMITED), segment, round_trip / 1e6, least / 1e6, delivered)
 
 
 class LinkSockets:
@@ -152,11 +112,9 @@ class LinkSockets:
         if self._big_buffers is not None:
             _set(handle, socket.SOL_SOCKET, self._big_buffers, SEND_BUFFER // 2)
         _grow_receive_buffer(handle)
-        state = read_state(handle)
-        if state is not None:
+        if read_state(handle) is not None:
             transport.link_gauge = LinkGauge(self._runtime, transport)
-            if state.least_round_trip >= FAR:
-                transport.gatherer = Gatherer(self._runtime.clock, transport)
+        gather(self._runtime.clock, transport)
 
 
 class LinkGauge:
@@ -220,7 +178,7 @@ class LinkGauge:
             self._judge(state, segments * state.segment / (now - last[0]), now)
         self._timer = self._runtime.call_later(INTERVAL, self._look)
 
-    def _judge(self, state: LinkState, rate: float, now: float) -> None:
+    def _judge(self, state: ConnectionState, rate: float, now: float) -> None:
         if self._bound.observe(rate, starved=state.starved):
             self.record_limit = self._bound.record_limit
             set_unsent(self._transport, self._bound.low_water)
@@ -235,7 +193,7 @@ class LinkGauge:
         ):
             restart_bbr(self._transport.getHandle())
 
-    def _queue_changes(self, state: LinkState, rate: float, now: float) -> bool:
+    def _queue_changes(self, state: ConnectionState, rate: float, now: float) -> bool:
         if self._bound.size == MOST_UNSENT:
             return self._drain.pause()
         return self._drain.observe(

@@ -15,6 +15,8 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
+from phantom.fast.tcp_info import read_state
+
 #: Seconds between two reads of a busy connection.  What is added to a keystroke beside a download
 #: is at most this and the resolution of epoll's timeout, a millisecond too.
 PAUSE = 0.001
@@ -84,3 +86,31 @@ class Gatherer:
         connection = self._connection
         if not self._paused and connection.connected and not connection.disconnecting:
             connection.startReading()
+
+
+class Unhurried:
+    """Stands for a `Gatherer` where nothing is gathered."""
+
+    def paused(self) -> None:
+        """Nothing to do."""
+
+    def resumed(self) -> None:
+        """Nothing to do."""
+
+    def read(self, size: int) -> None:
+        """Nothing to do."""
+
+
+_UNHURRIED = Unhurried()
+
+
+def gather(clock: IReactorTime, connection: Any) -> None:
+    """Give a connection a `Gatherer`, if its peer is far away as far as the kernel knows.
+
+    Args:
+        clock: Timers.
+        connection: A TCP transport; one that is not quick has no use for it.
+    """
+    state = read_state(connection.getHandle())
+    far = state is not None and state.least_round_trip >= FAR
+    connection.gatherer = Gatherer(clock, connection) if far else _UNHURRIED

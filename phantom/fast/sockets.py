@@ -25,7 +25,7 @@ from twisted.internet.tcp import Client, Server
 from twisted.python.failure import Failure
 
 from phantom.fast.ends import QuickEnds
-from phantom.fast.gathering import Gatherer
+from phantom.fast.gathering import Gatherer, Unhurried
 
 #: Bytes read at once where a protocol takes buffers: four whole records.  Larger reads gain
 #: nothing more and keep everybody else waiting (measured: 64 KiB costs 0.2 CPU-s/GB more).
@@ -83,14 +83,14 @@ class QuickConnection(QuickEnds):
             it wants more.  It fills its last segment (64 KiB where the path allows that)
             however little is to wait there unsent (TCP_NOTSENT_LOWAT), which is 50 ms at
             10 Mbit/s; asked first, it says no.
-        gatherer: Told of each read that is lent to the protocol, if there is one.
+        gatherer: Told of each read, if there is one; a `SocketReader` does so by itself.
     """
 
     SEND_LIMIT = SEND_LIMIT
 
     reader: SocketReader | None = None
     patient = False
-    gatherer: Gatherer | None = None
+    gatherer: Gatherer | Unhurried | None = None
     # Any: a push producer, if `streamingProducer` is set.
     producer: Any
     _read_end: Exception | None = None

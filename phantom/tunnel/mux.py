@@ -41,6 +41,8 @@ from phantom.errors import (
     SessionError,
     StreamError,
 )
+from phantom.fast.gathering import gather
+from phantom.fast.sockets import QuickConnection
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
 from phantom.tunnel.stream import HIGH_WATER, Stream
@@ -438,6 +440,10 @@ class MultiplexerProtocol:
         if self.session is not None:
             payload = encode_open_reply(outcome, credit)
             self.session.send(FrameType.OPEN_REPLY, stream.stream_id, payload)
+
+    def spare_reads(self, source: QuickConnection) -> None:
+        """Let a source that brings much be read less often, if it is far away."""
+        gather(self._runtime.clock, source)
 
     def later(self, call: Callable[[], object]) -> None:
         """Call at the end of the reactor's turn."""

@@ -38,6 +38,9 @@ log = make_logger()
 #: two of Twisted's 64 KiB reads, so that a bulk stream always has a record's worth waiting,
 #: and no more.  A crowd of streams has less each (`MultiplexerProtocol.high_water`).
 HIGH_WATER = 128 * 1024
+#: Bytes from which on it is looked whether a source is far away: most connections never bring so
+#: many, and it takes a call of the system.
+BULK = 256 * 1024
 #: Received pieces that must wait are joined until they have this size.
 JOINED = 32 * 1024
 
@@ -338,7 +341,7 @@ class Stream:
             return None  # let go of meanwhile, by what was sent: it reads by itself again
         if session is None or send_log is None:
             self._parked = True
-            connection.stopReading()
+            connection.pauseProducing()
             self._activate()
             return None
         size = self._read(connection, send_log, send_log.batch)
@@ -348,6 +351,10 @@ class Stream:
             session.flush()
         elif not session.flush_due:
             session.wake()
+        if connection.gatherer is not None:
+            connection.gatherer.read(size)
+        elif self.sent > BULK:
+            self._mux.spare_reads(connection)
         return None
 
     def _read(self, connection: QuickConnection, send_log: SendLog, limit: int) -> int:

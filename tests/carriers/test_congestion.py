@@ -15,9 +15,10 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import globalLogPublisher
 
 from phantom.carriers import congestion
-from phantom.carriers.congestion import LinkGauge, LinkSockets, LinkState, congestion_of
+from phantom.carriers.congestion import LinkGauge, LinkSockets, congestion_of
 from phantom.core.unsent import FIRST_UNSENT, LEAST_SAMPLES, LEAST_UNSENT, MOST_UNSENT
 from phantom.core.wire import MAX_RECORD_PLAINTEXT
+from phantom.fast.tcp_info import ConnectionState, read_state
 from phantom.layer import Layer
 from phantom.runtime import Runtime
 
@@ -109,7 +110,7 @@ async def test_buffers_only_grow(connection: Any, runtime: Runtime) -> None:
 
 @linux
 async def test_the_kernels_own_numbers(connection: Any) -> None:
-    state = congestion.read_state(connection.getHandle())
+    state = read_state(connection.getHandle())
     assert state is not None
     assert 500 <= state.segment <= 65536
     assert 0 < state.least_round_trip <= state.round_trip < 1
@@ -131,7 +132,7 @@ class Full:
 
     def __init__(self) -> None:
         self.handle = socket.socket()
-        self.state = LinkState(False, 1000, 0.041, 0.04, 0)
+        self.state = ConnectionState(False, 1000, 0.041, 0.04, 0)
 
     def getHandle(self) -> socket.socket:
         return self.handle
@@ -149,7 +150,7 @@ def carry(full: Full, clock: Clock, seconds: float, segments: int, **changes: An
     """Let `segments` segments a second of 1000 bytes arrive."""
     for _ in range(round(seconds * 10)):
         old = full.state
-        full.state = LinkState(
+        full.state = ConnectionState(
             changes.get("starved", False),
             1000,
             changes.get("round_trip", old.round_trip),
@@ -161,7 +162,7 @@ def carry(full: Full, clock: Clock, seconds: float, segments: int, **changes: An
 
 @linux
 def test_a_slow_link_gets_little_at_once(full: Full, runtime: Runtime, clock: Clock) -> None:
-    full.state = LinkState(False, 1000, 0.041, 0.04, 0xFFFFFFF0)  # and its counter wraps
+    full.state = ConnectionState(False, 1000, 0.041, 0.04, 0xFFFFFFF0)  # and its counter wraps
     gauge = LinkGauge(runtime, full)
     assert gauge.record_limit == FIRST_UNSENT // 4
     assert full.patient
@@ -197,7 +198,7 @@ def test_an_idle_link_is_not_watched(full: Full, runtime: Runtime, clock: Clock)
 
 @linux
 def test_a_link_to_a_near_peer_begins_with_the_most(full: Full, runtime: Runtime) -> None:
-    full.state = LinkState(False, 1000, 0.001, 0.0005, 0)
+    full.state = ConnectionState(False, 1000, 0.001, 0.0005, 0)
     assert LinkGauge(runtime, full).record_limit == MAX_RECORD_PLAINTEXT
     assert not full.patient
 
@@ -276,18 +277,3 @@ def test_only_bbr_is_started_anew(
     gauge.full()
     carry(full, clock, 10, 1000, round_trip=0.04)
     gauge.stop()
-
-
-@linux
-@pytest.mark.parametrize(("round_trip", "gathers"), [(0.0002, False), (0.004, False), (0.03, True)])
-async def test_what_comes_from_far_away_is_gathered(
-    connection: Any,
-    runtime: Runtime,
-    monkeypatch: pytest.MonkeyPatch,
-    round_trip: float,
-    gathers: bool,
-) -> None:
-    state = LinkState(False, 1448, round_trip, round_trip, 0)
-    monkeypatch.setattr(congestion, "read_state", lambda handle: state)
-    LinkSockets(runtime, "system").tune(connection)
-    assert hasattr(connection, "gatherer") == gathers

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
+from phantom.fast import gathering
 from phantom.fast.gathering import BUSY_BYTES, BUSY_READS, PAUSE, PLENTY, WINDOW, Gatherer
+from phantom.fast.tcp_info import ConnectionState
 
 #: Seconds between two packets of 1448 bytes at 200 Mbit/s.
 PACKET = 58e-6
@@ -136,3 +138,30 @@ def test_times_are_those_of_the_clock_it_was_given(road: Road) -> None:
     road.clock.callLater = lambda *call: calls.append(call)  # type: ignore[assignment, method-assign]
     road.carry(500, PACKET)
     assert calls and calls[0][0] == PAUSE
+
+
+class Handle:
+    """A connection with a socket."""
+
+    gatherer: Any = None
+
+    def getHandle(self) -> object:
+        return self
+
+
+@pytest.mark.parametrize(
+    ("round_trip", "far"),
+    [(None, False), (0.0, False), (0.0002, False), (0.0049, False), (0.02, True)],
+)
+def test_only_who_is_far_away_is_read_less(
+    monkeypatch: pytest.MonkeyPatch, round_trip: float | None, far: bool
+) -> None:
+    state = round_trip if round_trip is None else ConnectionState(False, 1448, 1.0, round_trip, 0)
+    monkeypatch.setattr(gathering, "read_state", lambda handle: state)
+    connection = Handle()
+    gathering.gather(Clock(), connection)
+    assert isinstance(connection.gatherer, Gatherer) == far
+    for _ in range(100):
+        connection.gatherer.read(1000)  # where it is not, nothing happens
+    connection.gatherer.paused()
+    connection.gatherer.resumed()

@@ -16,9 +16,10 @@ from twisted.python.failure import Failure
 from phantom.core.stream import State
 from phantom.core.wire import FrameType, encode_open, pack_frame
 from phantom.errors import Outcome, RelayError, SessionError, StreamError
+from phantom.fast.gathering import Unhurried
 from phantom.tunnel.frame import DeadEnd
 from phantom.tunnel.mux import STREAM_DRAIN_TIMEOUT, MuxLimits
-from phantom.tunnel.stream import Stream
+from phantom.tunnel.stream import BULK, Stream
 
 MIB = 1024 * 1024
 
@@ -632,3 +633,44 @@ def test_a_source_let_go_while_others_are_sent_is_not_parked(monkeypatch: Any) -
     joined.run()
     assert source.waits, "nobody would ever read it again"
     assert joined.server_protocols[1].data == b""
+
+
+class Bulk(Source):
+    """Brings as much as there is room for."""
+
+    gatherer: Any = None
+
+    def getHandle(self) -> Any:
+        return None
+
+    def read_into(self, buffers: Any) -> int:
+        return sum(map(len, buffers))
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_a_source_of_bulk_from_far_away_is_told_of_its_reads(monkeypatch: Any, far: bool) -> None:
+    told: list[int] = []
+
+    class Gatherer:
+        def read(self, size: int) -> None:
+            told.append(size)
+
+    def gather(_clock: Any, connection: Any) -> None:
+        connection.gatherer = Gatherer() if far else Unhurried()
+
+    monkeypatch.setattr("phantom.tunnel.mux.gather", gather)
+    joined = Joined()
+    stream, _ = joined.open()
+    joined.run()
+    source: Any = Bulk()
+    stream.registerProducer(source, True)
+    stream.use_source(source)
+    while source.gatherer is None:
+        assert stream.sent <= 2 * BULK
+        assert stream.read_from(source) is None
+        joined.run()
+    assert stream.sent > BULK
+    before = stream.sent
+    stream.read_from(source)
+    joined.run()
+    assert told == ([stream.sent - before] if far else [])

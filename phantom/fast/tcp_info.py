@@ -1,0 +1,52 @@
+"""What the kernel knows of a TCP connection: Linux's ``tcp_info``."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+import attrs
+
+_LINUX = hasattr(socket, "TCP_CORK")
+
+# struct tcp_info (linux/tcp.h), as far as `tcpi_delivered`: the flags of the last rate sample,
+# snd_mss, rtt, min_rtt, delivered.
+_TCP_INFO = struct.Struct("=7xB8xI48xI76xI40xI")
+_APP_LIMITED = 1
+
+
+@attrs.frozen(slots=True)
+class ConnectionState:
+    """What the kernel knows of a connection.
+
+    Attributes:
+        starved: Whether it had less to send than it could have sent.
+        segment: Bytes in a segment.
+        round_trip: Seconds, smoothed.
+        least_round_trip: Seconds; 0 when nothing was measured yet.
+        delivered: Segments that arrived, modulo 2**32.
+    """
+
+    starved: bool
+    segment: int
+    round_trip: float
+    least_round_trip: float
+    delivered: int
+
+
+def read_state(handle: socket.socket) -> ConnectionState | None:
+    """Return what the kernel knows of a connection, None where it does not say."""
+    if not _LINUX:
+        return None
+    try:
+        raw = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    except OSError:
+        return None
+    if len(raw) < _TCP_INFO.size:
+        return None  # older than Linux 4.18
+    flags, segment, round_trip, least, delivered = _TCP_INFO.unpack(raw)
+    # The kernel's value before the first sample is all ones.
+    least = 0 if least == 0xFFFFFFFF else least
+    return ConnectionState(
+        bool(flags & _APP_LIMITED), segment, round_trip / 1e6, least / 1e6, delivered
+    )
