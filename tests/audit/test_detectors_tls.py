@@ -196,6 +196,17 @@ def test_other_post_handshake_records_are_found(ours: Flow, named: str) -> None:
     assert named in verdict.details[0]
 
 
+@pytest.mark.parametrize(
+    "rest", [Flow(), traffic.flow((False, b"\x17\x03")), traffic.flow((True, b"\x17\x03\x03"))]
+)
+def test_the_rest_of_an_earlier_connection_is_no_handshake(rest: Flow) -> None:
+    """A capture begins with whatever is under way; the pairs must not be shifted by it."""
+    ours, decoy = [handshake(), handshake(flight=60)], [handshake(), handshake(flight=60)]
+    verdict = post_handshake.detect([rest, *ours], decoy)
+    assert verdict.status is Status.PASSED, verdict
+    assert "2 handshakes" in verdict.measured
+
+
 def test_segments_are_not_judged_where_a_relay_has_joined_them() -> None:
     ours, decoy = [handshake(joined=True)], [handshake()]
     assert post_handshake.detect(ours, decoy, segments=False).status is Status.PASSED

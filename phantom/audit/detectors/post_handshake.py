@@ -97,7 +97,9 @@ def detect(ours: Iterable[Flow], decoy: Iterable[Flow], *, segments: bool = True
     found: dict[str, None] = {}
     shown = ""
     compared = 0
-    for mine, its in zip(ours, decoy, strict=False):
+    # A capture may begin with the end of an earlier connection, which would shift the pairs.
+    mines, theirs = ([flow for flow in flows if flow.is_tls] for flows in (ours, decoy))
+    for mine, its in zip(mines, theirs, strict=False):
         one, other = profile(mine), profile(its)
         if one is None or other is None:
             found["a handshake did not finish"] = None
