@@ -21,6 +21,7 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from phantom.core.scheduler import SMALL
 from phantom.core.session import FULL_PAYLOAD, SendLog
 from phantom.core.stream import RECEIVING, SENDING, TRANSITIONS, Event, State
 from phantom.core.window import ReceiveWindow, add_credit
@@ -336,6 +337,8 @@ class Stream:
             and not self.queued
             and self.state in SENDING
         ):
+            if 0 < self.last_read <= SMALL:
+                session.make_way()
             send_log = session.open_log(small=self.last_read < FULL_PAYLOAD // 2)
         if self._source is not connection:
             return None  # let go of meanwhile, by what was sent: it reads by itself again

@@ -13,7 +13,7 @@ from phantom.core.wire import MAX_RECORD_PLAINTEXT
 from phantom.layer import bottom
 from phantom.tunnel.frame import DeadEnd
 from phantom.tunnel.mux import MuxLimits
-from phantom.tunnel.session import NEAR_ROOM
+from phantom.tunnel.session import BESIDE, BESIDE_ROOM, NEAR_ROOM
 
 LIMIT = 4096
 
@@ -149,3 +149,28 @@ def test_little_is_under_way_to_a_peer_that_is_near(round_trip: float, most: int
         assert held > NEAR_ROOM + 1_000_000
     else:
         assert NEAR_ROOM <= held <= NEAR_ROOM + BATCH
+
+
+def test_less_is_under_way_while_somebody_types_beside_it() -> None:
+    joined = Joined(delay=0.01, capacity=1 << 30)
+    gauged(joined, Gauge(MAX_RECORD_PLAINTEXT, 0.0002))
+    stream, _ = joined.open()
+    joined.run(0.1)
+    stream.write(b"x" * 200_000)  # makes the link trusted
+    joined.run()
+    session, send_log = joined.session, joined.session._log
+    session.make_way()
+    assert send_log.room == NEAR_ROOM, "there is nothing beside it"
+    stream.credit = 1 << 30
+    for _ in range(20):
+        stream.write(b"y" * 100_000)
+    joined.run(0.001)
+    assert send_log.size >= BESIDE_ROOM
+    session.make_way()
+    assert send_log.room == BESIDE_ROOM
+    joined.run(BESIDE / 2)
+    assert send_log.room == BESIDE_ROOM
+    joined.run(BESIDE)
+    stream.write(b"z" * 1_000_000)
+    joined.run(0.1)
+    assert send_log.room == NEAR_ROOM
