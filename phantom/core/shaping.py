@@ -65,6 +65,9 @@ CROWD = 8
 #: they are used up: a page takes some 80 KB.  An upload is thousands of large packets whatever is
 #: done, and must not be slow.
 CUT_BURST, CUT_RATE, CUT_PAUSE = 160 * 1024, 32 * 1024, 1.0
+#: Bytes of the peer's after which what is said first is not padded either, in such a pause: it
+#: acknowledges a download, thousands of times a second.  No flight of a handshake is as long.
+AMID_BULK = 64 * 1024
 
 
 class Padding(Enum):

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from phantom.core.budget import TokenBucket
 from phantom.core.shaping import (
+    AMID_BULK,
     CROWD,
     CUT_BURST,
     CUT_PAUSE,
@@ -111,8 +112,8 @@ class Shaper:
     """
 
     __slots__ = ("_cover", "_crowd", "_cut", "_cut_budget", "_delays", "_heard", "_held",
-                 "_held_size", "_padding", "_release", "_runtime", "_seen", "_whole_until", "below",
-                 "link")  # fmt: skip
+                 "_held_size", "_padding", "_release", "_runtime", "_said_at", "_seen",
+                 "_whole_until", "below", "link")  # fmt: skip
 
     #: Set before anything is sent.
     link: ShapedLink
@@ -132,6 +133,7 @@ class Shaper:
         self._whole_until = 0.0
         self._crowd = 0  # small packets in a row ...
         self._heard = -1  # ... since so many bytes were received
+        self._said_at = 0  # bytes received when something was said last
         self._held: list[bytes] = []
         self._held_size = 0
         self._release: IDelayedCall | None = None
@@ -184,7 +186,7 @@ class Shaper:
     def _send(self, records: Sequence[bytes | memoryview]) -> None:
         last = records[-1]
         before = sum(map(len, records)) - len(last)
-        if self._padding is not None and len(last) < self._padding.below:
+        if self._padding is not None and len(last) < self._padding.below and not self._amid_bulk():
             padding = self._padding_for(len(last), before, self._padding)
             if padding:
                 last = b"".join((last, padding))
@@ -195,6 +197,12 @@ class Shaper:
             self.link.transport.write(last)
         else:
             self.link.transport.write_records([memoryview(record) for record in records])
+
+    def _amid_bulk(self) -> bool:
+        """Whether this is the first word after much of the peer's, and such leave whole anyway."""
+        received = self.link.transport.received
+        heard, self._said_at = received - self._said_at, received
+        return self._whole_until > 0 and heard >= AMID_BULK
 
     def _padding_for(self, size: int, before: int, policy: PaddingPolicy) -> bytes:
         """Return the frame that goes with the last record of what leaves, if any."""

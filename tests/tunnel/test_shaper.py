@@ -314,7 +314,19 @@ def test_a_download_is_acknowledged_whole() -> None:
         shaper.send([pack_frame(FrameType.ACK, 0, bytes(8))])
         clock.advance(0.0005)
     assert len(link.transport.packets) < 1.6 * 5000
-    assert sum(link.transport.packets) < 0.002 * link.transport.received
+    bare = len(pack_frame(FrameType.ACK, 0, bytes(8))) + OVERHEAD
+    assert link.transport.packets.count(bare) > 0.8 * 5000, "most are neither cut nor padded"
+    shaper.send([data(600)])  # what somebody says meanwhile is
+    assert len(link.transport.records[-1]) >= Scheme().low
+
+
+def test_an_acknowledgement_on_a_page_is_padded() -> None:
+    _, link, shaper = cut(bare=False)
+    for _ in range(40):
+        link.transport.received += 256 * 1024
+        shaper.send([pack_frame(FrameType.ACK, 0, bytes(8))])
+    assert len(link.transport.packets) >= 40 * LEAST_PACKETS
+    assert sum(link.transport.packets) >= 40 * Scheme().tiny_low
 
 
 def test_only_clients_cut() -> None:

@@ -1,0 +1,99 @@
+"""What is said against a bulk transfer: acknowledgements and window updates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.tunnel import Joined, LengthPrefixed
+
+from phantom.core.wire import FrameType, encode_window_update, parse_frames
+from phantom.tunnel.frame import FrameProtocol
+
+MIB = 1 << 20
+
+
+def said_by(joined: Joined, monkeypatch: pytest.MonkeyPatch, end: LengthPrefixed) -> list[set[int]]:
+    """Return, as they come, the kinds of frames in each record that one end is given to send."""
+    said: list[set[int]] = []
+    one, several = FrameProtocol.send_record, FrameProtocol.send_records
+
+    def note(link: FrameProtocol, record: Any) -> None:
+        if link.transport is end:
+            said.append({kind for kind, _, _ in parse_frames(memoryview(record))})
+
+    def send_record(link: FrameProtocol, record: Any) -> None:
+        note(link, record)
+        one(link, record)
+
+    def send_records(link: FrameProtocol, records: Any) -> None:
+        for record in records:
+            note(link, record)
+        several(link, records)
+
+    monkeypatch.setattr(FrameProtocol, "send_record", send_record)
+    monkeypatch.setattr(FrameProtocol, "send_records", send_records)
+    return said
+
+
+def test_an_acknowledgement_leaves_with_what_is_about_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = Joined(delay=0.0002, capacity=1 << 30)
+    stream, _protocol = joined.open()
+    joined.run(0.1)
+    said = said_by(joined, monkeypatch, joined.client_end)
+    update = encode_window_update(1)
+    joined.session.send(FrameType.WINDOW_UPDATE, stream.stream_id, update)
+    joined.session._acknowledger.acknowledge()
+    assert not said, "they wait for the end of the turn"
+    joined.run(0.1)
+    assert said[0] == {FrameType.WINDOW_UPDATE, FrameType.ACK}
+
+
+def test_it_goes_before_what_has_yet_to_be_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = Joined(delay=0.0002, capacity=1 << 30)
+    stream, _protocol = joined.open()
+    joined.run(0.1)
+    said = said_by(joined, monkeypatch, joined.client_end)
+    stream.write(b"x" * 3000)
+    joined.session._acknowledger.acknowledge()
+    joined.run(0.1)
+    assert said[:2] == [{FrameType.ACK}, {FrameType.DATA}]
+    assert joined.server_protocols[1].data == b"x" * 3000
+
+
+def test_it_does_not_wait_for_a_link_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = Joined(delay=0.0002, capacity=1 << 30)
+    stream, _protocol = joined.open()
+    joined.run(0.1)
+    said = said_by(joined, monkeypatch, joined.client_end)
+    joined.session.link.congested = True
+    joined.session.send(FrameType.WINDOW_UPDATE, stream.stream_id, encode_window_update(1))
+    joined.session._acknowledger.acknowledge()
+    joined.run(0.1)
+    assert said == [{FrameType.ACK}]
+
+
+def test_one_waits_for_nothing_that_is_not_about_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = Joined(delay=0.0002, capacity=1 << 30)
+    _stream, protocol = joined.open()
+    joined.run(0.1)
+    said = said_by(joined, monkeypatch, joined.client_end)
+    joined.server_protocols[1].transport.write(b"few")
+    joined.run(0.1)
+    assert protocol.data == b"few"
+    assert said == [{FrameType.ACK}]
+
+
+def test_what_was_to_be_acknowledged_by_a_lost_link_is_by_the_next() -> None:
+    joined = Joined(delay=0.0002, capacity=1 << 30)
+    _stream, protocol = joined.open()
+    joined.run(0.1)
+    joined.server_protocols[1].transport.write(b"x" * MIB)
+    joined.run(0.0003)
+    joined.relink()
+    joined.run(1)
+    assert joined.session._ack is None
+    assert len(protocol.data) == MIB
+    session = joined.server_mux.session
+    assert session is not None
+    assert session.acknowledged == session.next_sequence
