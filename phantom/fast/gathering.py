@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.main import CONNECTION_DONE
 
 from phantom.fast.tcp_info import read_state
 
@@ -76,7 +77,9 @@ class Gatherer:
         if not self._busy or size >= PLENTY or self._paused or self._waits:
             return
         connection = self._connection
-        if connection.connected and not connection.disconnecting:
+        # While something waits to be sent epoll goes on telling of the connection's end, and
+        # Twisted would not read what came before it.
+        if connection.connected and not (connection.disconnecting or connection.dataBuffer):
             self._waits = True
             connection.stopReading()
             self._clock.callLater(PAUSE, self._go_on)
@@ -84,7 +87,12 @@ class Gatherer:
     def _go_on(self) -> None:
         self._waits = False
         connection = self._connection
-        if not self._paused and connection.connected and not connection.disconnecting:
+        if (
+            connection.connected
+            and not (self._paused or connection.disconnecting)
+            # Somebody may have paused and resumed it meanwhile, and the end was told then.
+            and connection.read_end is not CONNECTION_DONE
+        ):
             connection.startReading()
 
 

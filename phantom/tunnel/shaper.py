@@ -43,6 +43,9 @@ _SPEECH = frozenset(
     {FrameType.DATA, FrameType.STREAM_OPEN, FrameType.OPEN_REPLY, FrameType.HALF_CLOSE}
 )
 
+#: What a download is answered with.
+_ACKNOWLEDGES = frozenset({FrameType.ACK, FrameType.WINDOW_UPDATE})
+
 
 @attrs.frozen(slots=True, kw_only=True)
 class Shaping:
@@ -186,7 +189,11 @@ class Shaper:
     def _send(self, records: Sequence[bytes | memoryview]) -> None:
         last = records[-1]
         before = sum(map(len, records)) - len(last)
-        if self._padding is not None and len(last) < self._padding.below and not self._amid_bulk():
+        if (
+            self._padding is not None
+            and len(last) < self._padding.below
+            and not self._amid_bulk(last[0])
+        ):
             padding = self._padding_for(len(last), before, self._padding)
             if padding:
                 last = b"".join((last, padding))
@@ -198,11 +205,15 @@ class Shaper:
         else:
             self.link.transport.write_records([memoryview(record) for record in records])
 
-    def _amid_bulk(self) -> bool:
-        """Whether this is the first word after much of the peer's, and such leave whole anyway."""
+    def _amid_bulk(self, kind: int) -> bool:
+        """Whether this only acknowledges much of the peer's, at a time when such leaves whole."""
         received = self.link.transport.received
         heard, self._said_at = received - self._said_at, received
-        return self._whole_until > 0 and heard >= AMID_BULK
+        return (
+            heard >= AMID_BULK
+            and kind in _ACKNOWLEDGES
+            and self._whole_until > self._runtime.clock.seconds()
+        )
 
     def _padding_for(self, size: int, before: int, policy: PaddingPolicy) -> bytes:
         """Return the frame that goes with the last record of what leaves, if any."""

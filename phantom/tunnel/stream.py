@@ -337,9 +337,9 @@ class Stream:
             and not self.queued
             and self.state in SENDING
         ):
-            if 0 < self.last_read <= SMALL:
-                session.make_way()
             send_log = session.open_log(small=self.last_read < FULL_PAYLOAD // 2)
+            if 0 < self.last_read <= SMALL:
+                session.make_way()  # not before: what calls for it must not wait for it
         if self._source is not connection:
             return None  # let go of meanwhile, by what was sent: it reads by itself again
         if session is None or send_log is None:
@@ -347,7 +347,8 @@ class Stream:
             connection.pauseProducing()
             self._activate()
             return None
-        size = self._read(connection, send_log, send_log.batch)
+        limit = self._read_limit(send_log.batch)
+        size = self._read(connection, send_log, limit)
         if not size:
             return connection.read_end
         if size >= send_log.frame_limit // 2:
@@ -355,15 +356,20 @@ class Stream:
         elif not session.flush_due:
             session.wake()
         if connection.gatherer is not None:
-            connection.gatherer.read(size)
+            if size < limit:  # otherwise there is more already
+                connection.gatherer.read(size)
         elif self.sent > BULK:
             self._mux.spare_reads(connection)
         return None
 
-    def _read(self, connection: QuickConnection, send_log: SendLog, limit: int) -> int:
-        """Read once; a source that brought little last time gets room for one frame only."""
+    def _read_limit(self, limit: int) -> int:
+        """Return how much to read: a source that brought little last time gets one frame only."""
         if self.last_read < FULL_PAYLOAD // 2 or limit > self.credit:
-            limit = min(self.credit, limit, FULL_PAYLOAD)
+            return min(self.credit, limit, FULL_PAYLOAD)
+        return limit
+
+    def _read(self, connection: QuickConnection, send_log: SendLog, limit: int) -> int:
+        """Read once, at most `limit` bytes."""
         room = send_log.reserve(limit)
         size = connection.read_into(room)
         send_log.commit(self.stream_id, room, size)
@@ -434,7 +440,7 @@ class Stream:
                 self.credit -= size
                 self.sent += size
         elif self._parked and self._source is not None and self.state in SENDING:
-            if self.credit and not self._read(self._source, send_log, limit):
+            if self.credit and not self._read(self._source, send_log, self._read_limit(limit)):
                 # Empty, or ended: the reactor tells us which.
                 self._parked = False
                 self._source.resumeProducing()

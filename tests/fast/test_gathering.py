@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.task import Clock
 
 from phantom.fast import gathering
@@ -21,6 +22,8 @@ class Connection:
     def __init__(self) -> None:
         self.connected = True
         self.disconnecting = False
+        self.dataBuffer = b""
+        self.read_end: Exception | None = None
         self.reading = True
 
     def stopReading(self) -> None:
@@ -112,6 +115,31 @@ def test_who_pauses_while_a_read_is_dealt_with_is_obeyed(road: Road) -> None:
     road.gatherer.read(30_000)
     road.clock.advance(1)
     assert not road.connection.reading
+
+
+def test_a_connection_with_something_to_send_is_read_at_once(road: Road) -> None:
+    """epoll tells of its end then, and what came before that would be lost."""
+    road.connection.dataBuffer = b"waits"
+    road.carry(500, PACKET)
+    assert len(road.reads) == 500
+
+
+def test_an_end_that_was_read_meanwhile_is_not_read_again(road: Road) -> None:
+    road.carry(500, PACKET)
+    while road.connection.reading:
+        road.carry(1, PACKET)
+    road.connection.read_end = CONNECTION_DONE  # somebody has paused and resumed it
+    road.clock.advance(1)
+    assert not road.connection.reading
+
+
+def test_a_failure_that_was_seen_meanwhile_is_found_by_reading(road: Road) -> None:
+    road.carry(500, PACKET)
+    while road.connection.reading:
+        road.carry(1, PACKET)
+    road.connection.read_end = CONNECTION_LOST
+    road.clock.advance(1)
+    assert road.connection.reading
 
 
 @pytest.mark.parametrize("attribute", ["connected", "disconnecting"])

@@ -61,6 +61,22 @@ def test_it_goes_before_what_has_yet_to_be_put_together(monkeypatch: pytest.Monk
     assert joined.server_protocols[1].data == b"x" * 3000
 
 
+def test_it_goes_before_bulk_that_leaves_with_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = Joined(capacity=1 << 26)
+    stream, _protocol = joined.open()
+    joined.run()
+    stream.write(b"x" * 200_000)  # makes the link trusted
+    joined.run()
+    said = said_by(joined, monkeypatch, joined.client_end)
+    stream.credit = 1 << 30
+    stream.write(b"x" * 1_000_000)
+    joined.session.send(FrameType.WINDOW_UPDATE, stream.stream_id, encode_window_update(1))
+    joined.session._acknowledger.acknowledge()
+    joined.run(0.001)
+    first = next(place for place, kinds in enumerate(said) if FrameType.ACK in kinds)
+    assert first <= 1, said
+
+
 def test_it_does_not_wait_for_a_link_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     joined = Joined(delay=0.0002, capacity=1 << 30)
     stream, _protocol = joined.open()

@@ -320,6 +320,24 @@ def test_a_download_is_acknowledged_whole() -> None:
     assert len(link.transport.records[-1]) >= Scheme().low
 
 
+def test_what_is_said_beside_a_download_is_padded() -> None:
+    clock, link, shaper = cut(bare=False)
+    while not shaper._whole_until:  # the pause in which all leaves whole
+        link.transport.received += 10
+        shaper.send([data(3000)])
+    clock.advance(0.1)
+    link.transport.received += 256 * 1024
+    shaper.send([data(640)])
+    assert len(link.transport.records[-1]) >= Scheme().low
+    link.transport.received += 256 * 1024
+    shaper.send([pack_frame(FrameType.ACK, 0, bytes(8))])
+    assert len(link.transport.records[-1]) == 14
+    clock.advance(3600)
+    link.transport.received += 256 * 1024
+    shaper.send([pack_frame(FrameType.ACK, 0, bytes(8))])
+    assert len(link.transport.records[-1]) >= Scheme().tiny_low
+
+
 def test_an_acknowledgement_on_a_page_is_padded() -> None:
     _, link, shaper = cut(bare=False)
     for _ in range(40):
