@@ -211,7 +211,7 @@ class ClientConfig:
         default="default",
         metadata=shared.padding(
             "what is said before the server answers gets sizes that no TLS handshake inside the "
-            "tunnel has, at 5 % of a page's bytes and under 1 % of a large transfer's"
+            "tunnel has, at 3 % of a page's bytes and under 1 % of a large transfer's"
         ),
     )
     timing: str = attrs.field(
