@@ -119,6 +119,8 @@ def gather(clock: IReactorTime, connection: Any) -> None:
         clock: Timers.
         connection: A TCP transport; one that is not quick has no use for it.
     """
+    if not connection.connected:
+        return  # what it brought may have ended it, and its socket is gone
     state = read_state(connection.getHandle())
     far = state is not None and state.least_round_trip >= FAR
     connection.gatherer = Gatherer(clock, connection) if far else _UNHURRIED

@@ -64,11 +64,11 @@ NEAR_ROOM = 4 * BATCH
 #: then takes 0.9 and 2.3 ms in place of 1.2 and 3, inside TLS 1.6 and 3.4 in place of 2.3 and 4.1.
 #: It costs the downloads a fifth to a quarter of their rate meanwhile.
 BESIDE_ROOM = 2 * BATCH
+#: Seconds after the last such one.
+BESIDE = 1.0
 #: Bytes of a record below which an acknowledgement joins it.  Where much comes in, that and a
 #: window update are due for every read; each record costs the receiver a tenth of its CPU time.
 WITH_ACK = 1024
-#: Seconds after the last such one.
-BESIDE = 1.0
 
 
 class FrameSource(Protocol):

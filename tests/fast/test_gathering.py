@@ -171,6 +171,7 @@ def test_times_are_those_of_the_clock_it_was_given(road: Road) -> None:
 class Handle:
     """A connection with a socket."""
 
+    connected = True
     gatherer: Any = None
 
     def getHandle(self) -> object:
@@ -193,3 +194,10 @@ def test_only_who_is_far_away_is_read_less(
         connection.gatherer.read(1000)  # where it is not, nothing happens
     connection.gatherer.paused()
     connection.gatherer.resumed()
+
+
+def test_a_connection_that_is_gone_is_not_asked() -> None:
+    connection = Handle()
+    connection.connected = False
+    gathering.gather(Clock(), connection)
+    assert connection.gatherer is None
