@@ -172,9 +172,12 @@ def test_one_port_for_both_with_passwords(
 # -- failures --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def closed_port() -> Iterator[int]:
-    """A port that refuses: bound, so that nobody else takes it, and not listening."""
+    """A port that refuses: bound, so that nobody else takes it, and not listening.
+
+    From the beginning: a client that remembers that somebody answered there says so at once.
+    """
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]

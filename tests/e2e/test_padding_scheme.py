@@ -83,7 +83,8 @@ def test_a_client_takes_the_highest_version_and_keeps_it(
 
         restart_both("6 allowance=0 share=0")
         tunnel.client.wait_for("the server has sent version 6 of its padding")
-        assert kept() == Scheme(version=6, allowance=0, share=0)
+        sixth = Scheme(version=6, allowance=0, share=0)
+        wait_until(lambda: kept() == sixth, "the scheme is kept")
         tunnel.client.terminate()
         tunnel.start_client()
         assert said_a_message(tunnel, censor, echo) < 400
