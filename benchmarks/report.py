@@ -334,14 +334,19 @@ def text(rows: Sequence[Row], base: str = "") -> str:
     return "\n".join([*lines, "", *troubles(rows)]).rstrip() + "\n"
 
 
+def markdown_row(cells: Iterable[object]) -> str:
+    """Return one row of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
 def markdown(rows: Sequence[Row], base: str = "", level: int = 3) -> str:
     """Return the tables in Markdown, under headings of a level."""
     lines = [f"{caption(rows)}."]
     for title, (heading, *table) in tables(rows, base):
         lines += ["", f"{'#' * level} {title}", ""]
-        lines.append("| " + " | ".join(heading) + " |")
+        lines.append(markdown_row(heading))
         lines.append("| --- |" + " ---: |" * (len(heading) - 1))
-        lines += ["| " + " | ".join(line) + " |" for line in table]
+        lines += map(markdown_row, table)
     noted = troubles(rows)
     if noted:
         lines += ["", *(f"- {line}" for line in noted)]

@@ -35,19 +35,18 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
+from benchmarks.report import markdown_row
 from phantom.app.audit_pair import Pair, fresh_pair
 from phantom.audit import browse
 from phantom.audit.capture import sees_segments, watch
 from phantom.audit.detectors.inner_tls import bursts, margin
 from phantom.audit.flows import Flow, cut, quantile
-from phantom.audit.site import Site
+from phantom.audit.site import DELAY, Site
 from phantom.runtime import Runtime, steady, system_runtime
 from phantom.telemetry import set_level
 
 #: Packets after which nDPI's rule is tried: it stops at 25 itself.
 DEPTHS = (25, 100, 300, 1000)
-#: Seconds each answer of the site takes, as in `phantom audit`.
-DELAY = 0.03
 #: Bursts and packets that the classifier is shown of each connection.
 BURSTS, PACKETS = 16, 32
 #: Connections with fewer segments are no visits.
@@ -138,9 +137,7 @@ class Pages:
             assert proxy is not None
             browse.load_page(proxy, site.port, self._hello, self._chance)
             return
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-            page = browse.browser_page(site.port, self._chance)
-            browse.load_in_browser(browser, profile, proxy, page)
+        browse.load_in_fresh_browser(browser, proxy, site.port, self._chance)
 
     def _row(self, flows: list[Flow], seconds: list[float], real: bool) -> dict[str, Any]:
         options = self._options
@@ -200,7 +197,7 @@ def rows_of(path: Path) -> dict[tuple[str, str, str, str], list[dict[str, Any]]]
 
 def cells(*what: object) -> None:
     """Print a row of a Markdown table."""
-    print("| " + " | ".join(str(cell) for cell in what) + " |")
+    print(markdown_row(what))
 
 
 def report(options: argparse.Namespace) -> int:

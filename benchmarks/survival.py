@@ -32,6 +32,7 @@ from support.programs import Process, Program, Tunnel, clean_environment, key_te
 from support.transfers import BothWays, Typing, percentile, stalls
 
 from benchmarks import ways
+from benchmarks.report import markdown_row
 from phantom.config.keys import PrivateKey
 
 MEBIBYTE = 1 << 20
@@ -49,7 +50,7 @@ PATHS = {
 
 def row(*cells: object) -> None:
     """Print a row of a Markdown table."""
-    print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
+    print(markdown_row(cells), flush=True)
 
 
 @contextmanager

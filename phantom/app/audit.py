@@ -23,7 +23,7 @@ from phantom.audit.capture import Watch, sees_segments, watch
 from phantom.audit.detectors import post_handshake, probing
 from phantom.audit.flows import Flow
 from phantom.audit.nginx import Front, Nginx, find_nginx
-from phantom.audit.site import Site
+from phantom.audit.site import DELAY, Site
 from phantom.audit.verdict import Verdict
 from phantom.config.schema_client import ClientConfig
 from phantom.config.schema_server import ServerConfig
@@ -37,8 +37,6 @@ IDLE_INTERVAL = 0.3
 #: Seconds that the idle link is watched: some 30 gaps.  Of 15 one run in 500 looks regular by
 #: chance (simulated with the jitter of `phantom.tunnel.frame`), of 30 none of 4,000.
 _IDLE = 14.0
-#: Seconds each answer of the site takes, as one a thousand kilometres behind the server.
-_SITE_DELAY = 0.03
 #: Pages that one client loads while its connections are counted.
 _POLICY_PAGES = 3
 #: Whole handshakes inside TLS; each shows one more hello.
@@ -136,7 +134,7 @@ class LiveAudit:
     async def _run(self, folder: Path) -> list[Verdict]:
         self._say("starting", 0, 1)
         wanted = set(self._settings.detectors)
-        site = await self._in_thread(Site, folder, _SITE_DELAY)
+        site = await self._in_thread(Site, folder, DELAY)
         self._closing.append(site.stop)
         program = find_nginx()
         server, client = self._given or fresh_pair(
@@ -296,11 +294,7 @@ class LiveAudit:
         if browser is None:
             browse.load_page(proxy, port, hello, self._chance)
             return
-        with tempfile.TemporaryDirectory(
-            prefix="phantom-audit-browser-", ignore_cleanup_errors=True
-        ) as profile:
-            page = browse.browser_page(port, self._chance)
-            browse.load_in_browser(browser, profile, proxy, page)
+        browse.load_in_fresh_browser(browser, proxy, port, self._chance)
 
     # -- who knocks -----------------------------------------------------------------------
 

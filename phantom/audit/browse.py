@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import socket
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -140,6 +141,26 @@ def browser_page(port: int, chance: random.Random) -> str:
         f"{chance.choice(names)}/{_size(chance, _RESOURCE)}" for _ in range(chance.randint(10, 50))
     ]
     return f"https://{first}:{port}/page?{','.join(images)}"
+
+
+def load_in_fresh_browser(
+    browser: str, proxy: int | None, port: int, chance: random.Random
+) -> None:
+    """Let a browser that has loaded nothing before load a page of the site's.
+
+    Args:
+        browser: As for `load_in_browser`.
+        proxy: Likewise.
+        port: The site's.
+        chance: Decides what the page is made of.
+
+    Raises:
+        OSError: As `load_in_browser`.
+    """
+    with tempfile.TemporaryDirectory(
+        prefix="phantom-audit-browser-", ignore_cleanup_errors=True
+    ) as profile:
+        load_in_browser(browser, profile, proxy, browser_page(port, chance))
 
 
 def load_in_browser(browser: str, folder: str, proxy: int | None, address: str) -> None:

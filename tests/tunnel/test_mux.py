@@ -600,9 +600,6 @@ class Source:
     read_end = None
     waits = True
 
-    def stopReading(self) -> None:
-        self.waits = False
-
     def resumeProducing(self) -> None:
         self.waits = True
 
@@ -614,14 +611,20 @@ class Source:
         return 4
 
 
-def test_a_source_let_go_while_others_are_sent_is_not_parked(monkeypatch: Any) -> None:
-    """Making room for what it brings sends what waits, and that may end anything."""
+def sourced(source: Any) -> tuple[Joined, Stream]:
+    """Return a stream that reads the source, and what it is part of."""
     joined = Joined()
     stream, _ = joined.open()
     joined.run()
-    source: Any = Source()
     stream.registerProducer(source, True)
     stream.use_source(source)
+    return joined, stream
+
+
+def test_a_source_let_go_while_others_are_sent_is_not_parked(monkeypatch: Any) -> None:
+    """Making room for what it brings sends what waits, and that may end anything."""
+    source: Any = Source()
+    joined, stream = sourced(source)
     open_log = joined.session.open_log
 
     def lets_go(**options: bool) -> Any:
@@ -640,9 +643,6 @@ class Bulk(Source):
 
     gatherer: Any = None
 
-    def getHandle(self) -> Any:
-        return None
-
     def read_into(self, buffers: Any) -> int:
         return sum(map(len, buffers))
 
@@ -659,12 +659,8 @@ def test_a_source_of_bulk_from_far_away_is_told_of_its_reads(monkeypatch: Any, f
         connection.gatherer = Gatherer() if far else Unhurried()
 
     monkeypatch.setattr("phantom.tunnel.mux.gather", gather)
-    joined = Joined()
-    stream, _ = joined.open()
-    joined.run()
     source: Any = Bulk()
-    stream.registerProducer(source, True)
-    stream.use_source(source)
+    joined, stream = sourced(source)
     while source.gatherer is None:
         assert stream.sent <= 2 * BULK
         assert stream.read_from(source) is None
