@@ -60,3 +60,20 @@ class LinkCursor:
         if number > log.received:
             raise RemoteProtocolError("a gap in the sequence")
         return False
+
+    def accept_row(self, count: int) -> int:
+        """Number the next `count` frames; return how many, at the front, are not new.
+
+        Raises:
+            RemoteProtocolError: As `accept`.
+        """
+        number = self._next
+        self._next = end = number + count
+        log = self._log
+        old = log.received - number
+        if old < 0:
+            raise RemoteProtocolError("a gap in the sequence")
+        if old >= count:
+            return count
+        log.received = end
+        return old

@@ -11,6 +11,7 @@ keys are replaced by Noise's REKEY (4.2); the counter goes on.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
@@ -87,7 +88,7 @@ class _Direction:
 #   decrypt_into a new buffer   0.69     0.93    2.63       7.66
 # (ChaChaPoly has the same order; 0.96 and 21.6 in the first line's corners.)  So `seal`
 # joins, and gives the `bytes` that every transport takes, at the cost of one copy of the
-# body for large records; `seal_into` is for who keeps a buffer, and opening has one.
+# body for large records; `seal_row` is for who keeps a buffer, and opening has one.
 
 
 class RecordSealer(_Direction):
@@ -121,36 +122,42 @@ class RecordSealer(_Direction):
             nonce, plaintext, None
         )
 
-    def seal_into(self, plaintext: Buffer, out: bytearray | memoryview) -> int:
-        """Write one whole record to the start of a buffer that is kept.
+    def seal_row(self, plaintexts: Sequence[Buffer], view: memoryview) -> int:
+        """Write records, one behind the other, to a buffer that is kept: one call for many.
 
         Args:
-            plaintext: 1 to `MAX_PLAINTEXT` bytes; must not overlap `out`.
-            out: At least ``len(plaintext) + 34`` bytes.
+            plaintexts: Of each record; must not overlap `view`.
+            view: Where they go, with room for all: the bytes of each and 34 more.
 
         Returns:
             The bytes written.
 
         Raises:
-            LocalProtocolError: As `seal`, or the buffer is too small.
+            LocalProtocolError: As `seal`, or the buffer is too small; those before it are
+                written and have used up their nonces.
         """
-        size = len(plaintext) + TAG_SIZE
-        end = SEALED_LENGTH_SIZE + size
-        if not MIN_BODY <= size <= MAX_BODY or len(out) < end:
-            raise LocalProtocolError("a record too long or empty, or no room for it")
-        counter = self._counter
-        if counter >= self._rekey_at:
-            self._rekey()
-        nonce = self._pack(counter)
-        self._counter = counter + 1
-        view = memoryview(out)
-        view[:SEALED_LENGTH_SIZE] = self._length.encrypt(nonce, _LENGTH.pack(size), None)
-        self._body.encrypt_into(nonce, plaintext, None, view[SEALED_LENGTH_SIZE:end])
+        pack, pack_length = self._pack, _LENGTH.pack
+        room = len(view)
+        end = 0
+        for plaintext in plaintexts:
+            size = len(plaintext) + TAG_SIZE
+            start = end + SEALED_LENGTH_SIZE
+            stop = start + size
+            if not MIN_BODY <= size <= MAX_BODY or stop > room:
+                raise LocalProtocolError("a record too long or empty, or no room for it")
+            counter = self._counter
+            if counter >= self._rekey_at:
+                self._rekey()
+            nonce = pack(counter)
+            self._counter = counter + 1
+            view[end:start] = self._length.encrypt(nonce, pack_length(size), None)
+            self._body.encrypt_into(nonce, plaintext, None, view[start:stop])
+            end = stop
         return end
 
 
 class RecordOpener(_Direction):
-    """Opens what this side receives: `open_length`, then `open_body`, in turn.
+    """Opens what this side receives: `open_length`, then `open_body`, in turn, or `open_row`.
 
     Args:
         key: The key of the Noise split for this direction, 32 bytes.
@@ -201,6 +208,57 @@ class RecordOpener(_Direction):
         self._counter += 1
         return plaintext
 
+    def open_row(
+        self, data: memoryview, plaintexts: memoryview, records: list[memoryview]
+    ) -> tuple[int, int]:
+        """Open all records that lie whole at the beginning of `data`: one call for many.
+
+        As `open_length` and `open_body` for each, in one loop (measured for four full records:
+        a sixth of what opening them costs beside the AEAD).
+
+        Args:
+            data: What was received.
+            plaintexts: Where the plaintexts go, one behind the other.
+            records: Gets the plaintexts, parts of `plaintexts`.
+
+        Returns:
+            The bytes that were used, and the size of the sealed body that follows them, if its
+            length could be opened already; else 0.
+
+        Raises:
+            RemoteProtocolError: A record is not authentic, or empty; those before it are in
+                `records`.
+        """
+        pack, unpack = self._pack, _LENGTH.unpack
+        counter = self._counter
+        position, end = 0, len(data)
+        open_length, open_into = self._length.decrypt, self._body.decrypt_into
+        try:
+            while True:
+                start = position + SEALED_LENGTH_SIZE
+                if start > end:
+                    return position, 0
+                if counter >= self._rekey_at:
+                    self._counter = counter
+                    self._rekey()
+                    open_length, open_into = self._length.decrypt, self._body.decrypt_into
+                nonce = pack(counter)
+                size = unpack(open_length(nonce, data[position:start], None))[0]
+                if size < MIN_BODY:
+                    raise RemoteProtocolError("an empty record")
+                position = start + size
+                if position > end:
+                    return start, size
+                record = plaintexts[: size - TAG_SIZE]
+                open_into(nonce, data[start:position], None, record)
+                counter += 1
+                records.append(record)
+                plaintexts = plaintexts[size - TAG_SIZE :]
+        except InvalidTag:
+            raise RemoteProtocolError("a record that is not authentic") from None
+        finally:
+            self._counter = counter
+
 
 class RecordReader:
     """Cuts a byte stream into records and opens them.
@@ -216,11 +274,10 @@ class RecordReader:
             everything is discarded, silently: the stream has no boundaries any more.
     """
 
-    __slots__ = ("_open_body", "_open_length", "_partial", "_size", "failure")
+    __slots__ = ("_opener", "_partial", "_size", "failure")
 
     def __init__(self, opener: RecordOpener) -> None:
-        self._open_length = opener.open_length
-        self._open_body = opener.open_body
+        self._opener = opener
         # The beginning of a sealed length or body; then which: the body's size, or 0.
         self._partial = bytearray()
         self._size = 0
@@ -249,31 +306,39 @@ class RecordReader:
         if self.failure is not None:
             return records
         view = memoryview(data)
-        position, end = 0, len(data)
         partial = self._partial
-        while position < end:
-            need = self._size or SEALED_LENGTH_SIZE
-            stop = position + need - len(partial)
-            if stop > end:
-                partial += view[position:]
-                break
-            piece: Buffer = view[position:stop]
-            position = stop
+        try:
+            if self._size or partial:
+                view, plaintexts = self._go_on(view, plaintexts, records)
+            if view and not partial and not self._size:
+                used, self._size = self._opener.open_row(view, plaintexts, records)
+                partial += view[used:]
+        except RemoteProtocolError as error:
+            self.failure = error
+            partial.clear()
+        return records
+
+    def _go_on(
+        self, view: memoryview, plaintexts: memoryview, records: list[memoryview]
+    ) -> tuple[memoryview, memoryview]:
+        """Complete the record in hand, if it can be; return what is left of both."""
+        partial = self._partial
+        while view:
+            missing = (self._size or SEALED_LENGTH_SIZE) - len(partial)
+            if missing > len(view):
+                partial += view
+                return view[:0], plaintexts
+            piece: Buffer = view[:missing]
+            view = view[missing:]
             if partial:
                 partial += piece
                 piece = partial
-            try:
-                if self._size:
-                    record = self._open_body(piece, plaintexts)
-                    plaintexts = plaintexts[len(record) :]
-                    records.append(record)
-                    self._size = 0
-                else:
-                    self._size = self._open_length(piece)
-            except RemoteProtocolError as error:
-                self.failure = error
+            if self._size:
+                record = self._opener.open_body(piece, plaintexts)
+                records.append(record)
+                self._size = 0
                 partial.clear()
-                break
-            if piece is partial:
-                partial.clear()
-        return records
+                return view, plaintexts[len(record) :]
+            self._size = self._opener.open_length(piece)
+            partial.clear()
+        return view, plaintexts

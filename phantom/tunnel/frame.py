@@ -86,6 +86,17 @@ class FrameReceiver(Protocol):
                 `protocol_failed`.
         """
 
+    def data_received(self, link: FrameProtocol, frames: list[tuple[int, memoryview]]) -> None:
+        """Take DATA frames that came in a row, as `frame_received` takes each.
+
+        Args:
+            link: The link.
+            frames: Stream id and payload of each.
+
+        Raises:
+            RemoteProtocolError: As `frame_received`.
+        """
+
     def records_done(self, link: FrameProtocol) -> None:
         """All frames of the records that came together were taken, or will never be."""
 
@@ -251,14 +262,30 @@ class FrameProtocol:
             self._check_allowance(self.allowance)
         self._bytes_at_record = self.transport.received
         useful = False
+        row: list[tuple[int, memoryview]] = []
         try:
             for record in records:
+                # Of a download nearly every record is one frame of data, and four come at once:
+                # what lies above is called once for all of them.
+                data = whole_data(record)
+                if data is not None:
+                    row.append(data)
+                    continue
+                if row:
+                    self.receiver.data_received(self, row)
+                    row = []
+                    useful = True
+                    if not self.connected:
+                        break
                 if self._record_received(record):
                     useful = True
                 elif self.connected and not self._idle.spend(self.last_heard):
                     raise RemoteProtocolError("a flood of records that carry nothing")
                 if not self.connected:
                     break
+            if row and self.connected:
+                self.receiver.data_received(self, row)
+                useful = True
             if useful and self._watch is None and self.connected:
                 self._watch_quiet()
         except RemoteProtocolError as error:
@@ -267,10 +294,6 @@ class FrameProtocol:
 
     def _record_received(self, record: memoryview) -> bool:
         """Deal with one record; return whether it carried anything for the receiver."""
-        data = whole_data(record)
-        if data is not None:
-            self.receiver.frame_received(self, FrameType.DATA, *data)
-            return True
         useful = False
         for kind, stream_id, payload in parse_frames(record):
             if kind == FrameType.PING:
@@ -474,6 +497,11 @@ class DeadEnd:
 
     def frame_received(self, link: Any, kind: int, stream_id: int, payload: memoryview) -> None:
         """Ignore."""
+
+    def data_received(self, link: Any, frames: list[tuple[int, memoryview]]) -> None:
+        """As frames of any kind."""
+        for stream_id, payload in frames:
+            self.frame_received(link, FrameType.DATA, stream_id, payload)
 
     def records_done(self, link: FrameProtocol) -> None:
         """Ignore."""

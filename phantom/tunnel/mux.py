@@ -215,19 +215,21 @@ class MultiplexerProtocol:
             if not stream.queued and stream.ready:
                 self.activate(stream)
 
-    def data_received(self, stream_id: int, payload: memoryview) -> None:
-        """Route one DATA frame.
+    def data_received(self, frames: list[tuple[int, memoryview]]) -> None:
+        """Route DATA frames, stream id and payload of each.
 
         Raises:
-            RemoteProtocolError: It breaks a rule; the session must end.
+            RemoteProtocolError: One breaks a rule; the session must end.
         """
-        if not payload:
-            raise RemoteProtocolError("an empty DATA frame")
-        stream = self.streams.get(stream_id)
-        if stream is not None:
-            stream.data_received(payload)
-        else:
-            self._stray_frame(stream_id)
+        streams = self.streams
+        for stream_id, payload in frames:
+            if not payload:
+                raise RemoteProtocolError("an empty DATA frame")
+            stream = streams.get(stream_id)
+            if stream is not None:
+                stream.data_received(payload)
+            elif self.session is not None:  # ended by what an earlier one brought
+                self._stray_frame(stream_id)
 
     def frame_received(self, kind: int, stream_id: int, payload: memoryview) -> None:
         """Route one sequenced frame that is not DATA.

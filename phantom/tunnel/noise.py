@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from phantom.core.session import FULL_RECORD
 from phantom.crypto.records import OVERHEAD, RecordOpener, RecordReader, RecordSealer
 from phantom.errors import RemoteProtocolError
-from phantom.fast.buffers import borrow_opened, return_opened, sealed_buffer
+from phantom.fast.buffers import SEALED_SIZE, borrow_opened, return_opened, sealed_buffer
 from phantom.fast.sockets import READ_SIZE
 from phantom.interfaces import StrangerPolicy
 from phantom.layer import Layer
@@ -70,7 +70,7 @@ class NoiseProtocol(Layer):
         self._ended = False
         self.read_size = READ_SIZE
         self._seal: Callable[[bytes | memoryview], bytes]
-        self._seal_into: Callable[[memoryview, memoryview], int]
+        self._seal_row: Callable[[Sequence[memoryview], memoryview], int]
         self._send_buffer: Callable[[bytes | memoryview], bool] | None = None
         self._reader: RecordReader
         self._timer: IDelayedCall | None = None
@@ -83,7 +83,7 @@ class NoiseProtocol(Layer):
         self._on_confirmed = agreed.confirmed
         sealer = RecordSealer(keys.send, keys.cipher)
         self._seal = sealer.seal
-        self._seal_into = sealer.seal_into
+        self._seal_row = sealer.seal_row
         self._send_buffer = getattr(self.transport, "send_buffer", None)
         self._reader = RecordReader(RecordOpener(keys.receive, keys.cipher))
         self.start_upper()
@@ -174,16 +174,23 @@ class NoiseProtocol(Layer):
         if len(plaintexts) == 1 and len(plaintexts[0]) < SEALED_APART:
             send_buffer(self._seal(plaintexts[0]))
             return
-        seal_into = self._seal_into
-        buffer = sealed_buffer.view
-        end = 0
+        row: list[memoryview] = []
+        room = SEALED_SIZE
         for plaintext in plaintexts:
-            if len(buffer) - end < len(plaintext) + OVERHEAD:
-                if not send_buffer(buffer[:end]):
-                    buffer = sealed_buffer.renew()
-                end = 0
-            end += seal_into(plaintext, buffer[end:])
-        if not send_buffer(buffer[:end]):
+            size = len(plaintext) + OVERHEAD
+            if size > room:
+                self._send_row(row, send_buffer)
+                row, room = [], SEALED_SIZE
+            row.append(plaintext)
+            room -= size
+        self._send_row(row, send_buffer)
+
+    def _send_row(
+        self, row: list[memoryview], send_buffer: Callable[[bytes | memoryview], bool]
+    ) -> None:
+        """Seal records that fit the lent buffer, and send them."""
+        buffer = sealed_buffer.view
+        if not send_buffer(buffer[: self._seal_row(row, buffer)]):
             sealed_buffer.renew()
 
     def readConnectionLost(self) -> None:

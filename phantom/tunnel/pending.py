@@ -83,6 +83,11 @@ class PendingLink:
         link.confirmed()
         self._registry.attach(link, Attach.decode(payload))
 
+    def data_received(self, link: FrameProtocol, frames: list[tuple[int, memoryview]]) -> None:
+        """Refuse data in front of the ATTACH."""
+        for stream_id, payload in frames:
+            self.frame_received(link, FrameType.DATA, stream_id, payload)
+
     def records_done(self, link: FrameProtocol) -> None:
         """Nothing to do."""
 

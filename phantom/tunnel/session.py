@@ -90,11 +90,11 @@ class FrameSource(Protocol):
     def frames_done(self) -> None:
         """The payloads of all frames taken so far are about to become invalid."""
 
-    def data_received(self, stream_id: int, payload: memoryview) -> None:
-        """Take one new DATA frame.
+    def data_received(self, frames: list[tuple[int, memoryview]]) -> None:
+        """Take new DATA frames, stream id and payload of each.
 
         Raises:
-            RemoteProtocolError: It breaks a rule.
+            RemoteProtocolError: One breaks a rule.
         """
 
     def session_lost(self, reason: Failure) -> None:
@@ -350,7 +350,7 @@ class Session:
             if cursor.accept():
                 self._acknowledger.bytes += len(payload)
                 if kind == FrameType.DATA:
-                    self._source.data_received(stream_id, payload)
+                    self._source.data_received([(stream_id, payload)])
                 else:
                     self._source.frame_received(kind, stream_id, payload)
         elif kind == FrameType.ACK:
@@ -359,6 +359,20 @@ class Session:
             self._acknowledged(decode_ack(payload))
         else:
             raise RemoteProtocolError("an ATTACH in the middle of a link")
+
+    def data_received(self, link: FrameProtocol, frames: list[tuple[int, memoryview]]) -> None:
+        """Take DATA frames in a row."""
+        cursor = self._cursors.get(link)
+        if cursor is None:
+            if link is self._proposed:
+                self._answered(link, FrameType.DATA, frames[0][1])
+            return
+        old = cursor.accept_row(len(frames))
+        if old:
+            del frames[:old]
+        for _, payload in frames:
+            self._acknowledger.bytes += len(payload)
+        self._source.data_received(frames)
 
     def _answered(self, link: FrameProtocol, kind: int, payload: memoryview) -> None:
         """Client: the server's ATTACH opens its direction."""

@@ -79,16 +79,48 @@ def test_the_layout_and_the_change_of_keys(cipher):
 
 
 @BOTH_CIPHERS
-def test_seal_into_is_seal(cipher):
+def test_seal_row_is_seal(cipher):
     one, two = RecordSealer(KEY, cipher), RecordSealer(KEY, cipher)
-    buffer = bytearray(MAX_PLAINTEXT + 34)
-    for size in (1, 2, 1000, MAX_PLAINTEXT):
-        plaintext = os.urandom(size)
-        written = two.seal_into(memoryview(plaintext), buffer)
-        assert one.seal(plaintext) == bytes(buffer[:written])
+    buffer = memoryview(bytearray(5 * (MAX_PLAINTEXT + 34)))
+    for sizes in ((1,), (2, 1000), (MAX_PLAINTEXT,), (MAX_PLAINTEXT, 1, 16384, MAX_PLAINTEXT)):
+        plaintexts = [os.urandom(size) for size in sizes]
+        written = two.seal_row([memoryview(plaintext) for plaintext in plaintexts], buffer)
+        assert b"".join(map(one.seal, plaintexts)) == buffer[:written]
     with pytest.raises(LocalProtocolError):
-        two.seal_into(b"xy", bytearray(35))
-    assert one.seal(b"next") == bytes(buffer[: two.seal_into(b"next", buffer)])
+        two.seal_row([b"xy"], memoryview(bytearray(35)))
+    assert one.seal(b"next") == buffer[: two.seal_row([b"next"], buffer)]
+
+
+@BOTH_CIPHERS
+def test_rows_over_a_change_of_keys(cipher):
+    sealer, other = RecordSealer(KEY, cipher), RecordSealer(KEY, cipher)
+    opener = RecordOpener(KEY, cipher)
+    for one in (sealer, other, opener):
+        one._counter = REKEY_INTERVAL - 2
+    plaintexts = [b"%d" % number for number in range(5)]
+    buffer = memoryview(bytearray(1000))
+    written = sealer.seal_row(plaintexts, buffer)
+    assert buffer[:written] == b"".join(map(other.seal, plaintexts))
+    records: list[memoryview] = []
+    assert opener.open_row(buffer[:written], memoryview(bytearray(1000)), records) == (written, 0)
+    assert records == plaintexts
+
+
+def test_a_row_ends_where_a_record_is_cut():
+    sealer, _ = pair()
+    stream = b"".join(map(sealer.seal, (b"one", b"second", b"three")))
+    for end in range(len(stream) + 1):
+        _, opener = pair()
+        records: list[memoryview] = []
+        used, size = opener.open_row(memoryview(stream)[:end], memoryview(bytearray(200)), records)
+        whole = [37, 77, 116]
+        count = sum(end >= stop for stop in whole)
+        assert records == [b"one", b"second", b"three"][:count]
+        start = [0, *whole][count]
+        # The length of the next is known as soon as it is there, and never opened again.
+        assert (used, size) == (
+            (start + 18, [19, 22, 21][count]) if end >= start + 18 else (start, 0)
+        )
 
 
 @pytest.mark.parametrize("size", [0, MAX_PLAINTEXT + 1])
@@ -97,7 +129,7 @@ def test_plaintext_bounds(size):
     with pytest.raises(LocalProtocolError):
         sealer.seal(bytes(size))
     with pytest.raises(LocalProtocolError):
-        sealer.seal_into(bytes(size), bytearray(1 << 17))
+        sealer.seal_row([bytes(size)], memoryview(bytearray(1 << 17)))
     assert sealer.seal(b"x") == pair()[0].seal(b"x")  # no nonce was used up
 
 

@@ -35,6 +35,9 @@ class Rogue:
     def frame_received(self, link: Any, kind: int, stream_id: int, payload: memoryview) -> None:
         self.heard.append((kind, bytes(payload)))
 
+    def data_received(self, link: Any, frames: list[tuple[int, memoryview]]) -> None:
+        self.heard += ((FrameType.DATA, bytes(payload)) for _, payload in frames)
+
     def records_done(self, link: FrameProtocol) -> None:
         pass
 
