@@ -121,7 +121,8 @@ def spread(sizes: list[int], width: int) -> None:
     """Check that sizes vary evenly over at least `width`."""
     low, high = min(sizes), max(sizes)
     assert high - low >= width
-    assert Counter(sizes).most_common(1)[0][1] <= 0.03 * len(sizes)
+    # Of 400 over a width of 100 four are expected, and 13 come up once in 40 runs, 20 never.
+    assert Counter(sizes).most_common(1)[0][1] < 0.05 * len(sizes)
     for modulus in (8, 16, 17, 32):  # what a block cipher or a fixed rest would leave behind
         most = Counter(size % modulus for size in sizes).most_common(1)[0][1]
         assert most < 3 * len(sizes) / modulus
