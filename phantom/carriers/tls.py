@@ -238,8 +238,11 @@ class TLSLayer(Layer):
         except RemoteProtocolError as error:
             self._broken(error)
             return True
-        send = getattr(self.transport, "send_buffer", self.transport.write)
-        send(self._engine.outgoing())
+        send = getattr(self.transport, "send_buffer", None)
+        if send is None:
+            self.transport.write(self._engine.outgoing())
+        elif not send(self._engine.outgoing_lent()):
+            self._engine.kept()
         return True
 
     def write_separately(self, pieces: Iterable[bytes]) -> None:

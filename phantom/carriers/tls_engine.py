@@ -53,6 +53,14 @@ class TLSEngine(Protocol):
         """Return, and forget, every byte that is to go to the network."""
         ...
 
+    def outgoing_lent(self) -> bytes | memoryview:
+        """As `outgoing`, in memory that is lent until any engine is asked again: see `kept`."""
+        ...
+
+    def kept(self) -> None:
+        """Note that somebody keeps what `outgoing_lent` has returned."""
+        ...
+
     @property
     def alpn(self) -> str | None:
         """The application protocol agreed on (RFC 7301), or None."""

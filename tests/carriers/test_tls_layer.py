@@ -404,3 +404,29 @@ def test_lent_buffers_both_ways(pair: Any) -> None:
     assert near.transport.send_buffer(b"too late")
     wire.run()
     assert far.received == b"x" * 100_000
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_a_transport_keeps_stays_as_it_is(pair: Any, kept: bool) -> None:
+    """A transport that cannot send all at once keeps the memory, and the next gets another."""
+    near, far, wire = pair()
+    wire.run()
+    for end, upper, other in zip(wire.ends, (near, far), (far, near), strict=True):
+        lent: list[Any] = []
+        copies: list[bytes] = []
+
+        def send_buffer(data: Any, lent: Any = lent, copies: Any = copies) -> bool:
+            lent.append(data)
+            copies.append(bytes(data))
+            return not kept
+
+        end.send_buffer = send_buffer
+        sizes = (1, 300_000, 1_000_000, 5)  # one of them more than any buffer has room for
+        for number, size in enumerate(sizes):
+            assert upper.transport.send_buffer(memoryview(bytes([number]) * size))
+        if kept:
+            assert [bytes(data) for data in lent] == copies
+        for copy in copies:
+            end.queue += copy
+        wire.run()
+        assert other.received == b"".join(bytes([n]) * size for n, size in enumerate(sizes))
