@@ -61,6 +61,10 @@ class LinkGauge(Protocol):
         """Return the least round trip seen, in seconds; None when that is not known."""
         ...
 
+    def packets_under_way(self) -> int | None:
+        """Return how many packets are sent and not acknowledged; None when that is not known."""
+        ...
+
 
 class StrangerPolicy(Protocol):
     """What happens to a visitor who could not prove a known key."""

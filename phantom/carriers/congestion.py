@@ -159,6 +159,13 @@ class LinkGauge:
         state = read_state(self._transport.getHandle())
         return state.least_round_trip or None if state is not None else None
 
+    def packets_under_way(self) -> int | None:
+        """See `phantom.interfaces.LinkGauge`."""
+        if not self._transport.connected:
+            return None
+        state = read_state(self._transport.getHandle())
+        return None if state is None else state.under_way
+
     def _look(self) -> None:
         self._timer = None
         busy = self._full or bool(getattr(self._transport, "producerPaused", False))

@@ -108,7 +108,6 @@ class _Fast:
             size += result
         return self._buffer[:size], None
 
-
     def drain(self, connection: SSL.Connection) -> memoryview:
         """Return what is to go to the network, up to `_SEND_ROOM`, in `sent`."""
         bio: Any = connection._from_ssl

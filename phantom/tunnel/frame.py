@@ -231,6 +231,10 @@ class FrameProtocol:
         least = self._gauge.least_round_trip() if self._gauge is not None else None
         return self.round_trip if least is None else least
 
+    def packets_under_way(self) -> int | None:
+        """Return how many packets are sent and not acknowledged; None when nobody knows."""
+        return self._gauge.packets_under_way() if self._gauge is not None else None
+
     # -- IProtocol, from the record layer ---------------------------------------------
 
     def makeConnection(self, transport: Any) -> None:

@@ -100,6 +100,10 @@ class ShapedLink(Protocol):
         """Most bytes of plaintext that a record should have now."""
         ...
 
+    def packets_under_way(self) -> int | None:
+        """Return how many packets are sent and not acknowledged; None when nobody knows."""
+        ...
+
 
 class Shaper:
     """One link's.
@@ -240,7 +244,13 @@ class Shaper:
     @property
     def crowded(self) -> bool:
         """Whether so many small packets have left that the next should wait for a millisecond."""
-        return self._crowd >= CROWD and self.apart
+        if self._crowd < CROWD or not self.apart:
+            return False
+        # Most of them were said long ago, it may be, and what answered was the kernel only.
+        under_way = self.link.packets_under_way()
+        if under_way is not None:
+            self._crowd = under_way
+        return self._crowd >= CROWD
 
     def _may_cut(self, size: int, cut: Cut) -> bool:
         """Return whether so many bytes of plaintext should leave in pieces."""

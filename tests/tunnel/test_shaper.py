@@ -69,9 +69,13 @@ class Link:
     record_limit = 65519
     congested = False
     records = 0
+    under_way: int | None = None
 
     def __init__(self) -> None:
         self.transport = Wire()
+
+    def packets_under_way(self) -> int | None:
+        return self.under_way
 
 
 def shaped(
@@ -401,6 +405,24 @@ def test_who_is_answered_does_not_wait() -> None:
             stack.run(PACE / 20)
         waited.append(stack.clock.seconds() - began)
     assert max(waited) < PACE / 2
+
+
+@pytest.mark.parametrize(("under_way", "waits"), [(None, True), (8, True), (7, False), (0, False)])
+def test_only_packets_that_are_under_way_make_the_next_wait(
+    under_way: int | None, waits: bool
+) -> None:
+    """What was said long ago has left the congestion window, though nobody has answered."""
+    shaping = Shaping(padding=Padding.DEFAULT, timing=Timing.OFF, client=True, bare=True)
+    shaper = shaping.shaper(fake_runtime(Clock(), seed=5))
+    shaper.link = link = Link()
+    shaper.send([data(40)])
+    assert not shaper.crowded
+    link.under_way = under_way
+    shaper.send([data(40)])
+    assert shaper.crowded == waits
+    if under_way == 0:
+        shaper.send([data(40)])
+        assert not shaper.crowded
 
 
 # -- what a server pushes ---------------------------------------------------------------------

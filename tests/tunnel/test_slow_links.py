@@ -34,6 +34,9 @@ class Gauge:
     def least_round_trip(self) -> float | None:
         return self.round_trip
 
+    def packets_under_way(self) -> int | None:
+        return None
+
 
 def gauged(joined: Joined, gauge: Gauge, *, server: bool = False) -> None:
     """Let the session go on by a link with a gauge, as a carrier leaves one on its transport."""
