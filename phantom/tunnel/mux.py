@@ -45,7 +45,10 @@ from phantom.fast.gathering import gather
 from phantom.fast.sockets import QuickConnection
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
-from phantom.tunnel.stream import HIGH_WATER, Stream
+from phantom.tunnel.stream import Stream
+from phantom.tunnel.stream_base import StreamBase
+from phantom.tunnel.stream_receiving import ReceivingStream
+from phantom.tunnel.stream_sending import HIGH_WATER, SendingStream
 
 if TYPE_CHECKING:
     from phantom.tunnel.session import Session
@@ -143,9 +146,9 @@ class MultiplexerProtocol:
         self._on_scheme = on_scheme
         self.session: Session | None = None
         self._pool = CreditPool(limits.session_memory, limits.max_streams)
-        self._scheduler: Scheduler[Stream] = Scheduler()
+        self._scheduler: Scheduler[SendingStream] = Scheduler()
         # Streams that have pieces of the records in hand yet to deliver.
-        self._gathering: list[Stream] = []
+        self._gathering: list[ReceivingStream] = []
         self.streams: dict[int, Stream] = {}
         self.undelivered: dict[int, Stream] = {}
         # Closed locally with something yet to send; for each, as of the last look, the bytes it
@@ -315,7 +318,7 @@ class MultiplexerProtocol:
         )
         return stream
 
-    def gather(self, stream: Stream) -> None:
+    def gather(self, stream: ReceivingStream) -> None:
         """Have `stream` deliver its pieces when all frames that came together were taken."""
         self._gathering.append(stream)
 
@@ -412,7 +415,7 @@ class MultiplexerProtocol:
 
     # -- for streams ------------------------------------------------------------------------
 
-    def activate(self, stream: Stream) -> None:
+    def activate(self, stream: SendingStream) -> None:
         """Queue a stream that has something to send."""
         stream.queued = True
         self._scheduler.add(stream, stream.waiting or stream.last_read, stream.sent)
@@ -430,7 +433,7 @@ class MultiplexerProtocol:
         round_trip = self.session.least_round_trip if self.session is not None else None
         window.measure(self._runtime.clock.seconds(), round_trip)
 
-    def send_credit(self, stream: Stream, grant: int) -> None:
+    def send_credit(self, stream: StreamBase, grant: int) -> None:
         """Tell the peer that it may send `grant` bytes more."""
         self.send_frame(FrameType.WINDOW_UPDATE, stream.stream_id, encode_window_update(grant))
 

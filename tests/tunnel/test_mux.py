@@ -19,7 +19,8 @@ from phantom.errors import Outcome, RelayError, SessionError, StreamError
 from phantom.fast.gathering import Unhurried
 from phantom.tunnel.frame import DeadEnd
 from phantom.tunnel.mux import STREAM_DRAIN_TIMEOUT, MuxLimits
-from phantom.tunnel.stream import BULK, Stream
+from phantom.tunnel.stream import Stream
+from phantom.tunnel.stream_sending import BULK
 
 MIB = 1024 * 1024
 
