@@ -24,8 +24,9 @@ from phantom.tunnel import (
     registry,
     responder,
     server_clock,
+    session_base,
+    session_links,
 )
-from phantom.tunnel import session as tunnel_session
 
 ROOT = Path(__file__).resolve().parent.parent
 WIRE = (ROOT / "doc" / "spec" / "wire.md").read_text()
@@ -126,17 +127,17 @@ def test_numbers_of_wire() -> None:
         f"{acknowledge.ACK_DELAY * 1000:.0f} ms",
         f"nothing is acknowledged for {acknowledge.STALL_TIMEOUT:.0f} s",
         f"only after {acknowledge.STALL_LIMIT:.0f} s",
-        f"for a moment more ({tunnel_session.SUPERSEDED_LINGER:.0f} s here)",
+        f"for a moment more ({session_links.SUPERSEDED_LINGER:.0f} s here)",
         f"DATA is cut to {session.SMALL_PAYLOAD} bytes",
         f"`detached_timeout`, {detached.DETACHED_TIMEOUT:.0f} s by default",
         f"{detached.DETACHED_MEMORY_PER_CLIENT // 2**20} MiB for one client and "
         f"{detached.DETACHED_MEMORY // 2**20} MiB in all",
         f"nothing was heard of it for {registry.SILENT:.0f} s",
         f"({registry.REMEMBERED_ENDS} of them are remembered)",
-        f"the answer not come within {tunnel_session.PROPOSAL_TIMEOUT:.0f} s",
+        f"the answer not come within {session_links.PROPOSAL_TIMEOUT:.0f} s",
     ):
         assert number in sessions, number
-    assert f"{tunnel_session.ACK_BURST} at once, {tunnel_session.ACK_RATE:.0f} a second" in limits
+    assert f"{session_base.ACK_BURST} at once, {session_base.ACK_RATE:.0f} a second" in limits
     streams = flat(WIRE, "Streams")
     assert f"up to {wire.INITIAL_CREDIT} bytes before the reply" in streams
     drain = mux.STREAM_DRAIN_TIMEOUT

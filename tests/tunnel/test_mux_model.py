@@ -24,9 +24,8 @@ from support.tunnel import Joined, Recorder
 
 from phantom.core.detached import DetachedLimits
 from phantom.core.wire import Attach, FrameType, pack_frame
-from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.frame import DeadEnd, FrameProtocol
 from phantom.tunnel.mux import MuxLimits
-from phantom.tunnel.session import DeadEnd
 from phantom.tunnel.stream import Stream
 
 LIMITS = MuxLimits(max_streams=16, session_memory=1024 * 1024, window=128 * 1024)

@@ -14,7 +14,7 @@ from phantom.core.wire import Attach, AttachStatus, FrameType, pack_frame
 from phantom.errors import SessionError
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.mux import STREAM_DRAIN_TIMEOUT
-from phantom.tunnel.session import PROPOSAL_TIMEOUT
+from phantom.tunnel.session_links import PROPOSAL_TIMEOUT
 
 HUGE = 2**64 - 1
 ID = b"I" * 16

@@ -35,7 +35,7 @@ from phantom.crypto.records import OVERHEAD
 from phantom.errors import RemoteProtocolError
 from phantom.tunnel.frame import DeadEnd, FrameProtocol
 from phantom.tunnel.scheme_memory import SchemeMemory
-from phantom.tunnel.session import PACE
+from phantom.tunnel.session_sending import PACE
 from phantom.tunnel.shaper import Shaper, Shaping
 
 

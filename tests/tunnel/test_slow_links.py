@@ -13,7 +13,7 @@ from phantom.core.wire import MAX_RECORD_PLAINTEXT
 from phantom.layer import bottom
 from phantom.tunnel.frame import DeadEnd
 from phantom.tunnel.mux import MuxLimits
-from phantom.tunnel.session import BESIDE, BESIDE_ROOM, NEAR_ROOM
+from phantom.tunnel.session_sending import BESIDE, BESIDE_ROOM, NEAR_ROOM
 
 LIMIT = 4096
 
