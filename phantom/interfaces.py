@@ -62,7 +62,10 @@ class LinkGauge(Protocol):
         ...
 
     def packets_under_way(self) -> int | None:
-        """Return how many packets are sent and not acknowledged; None when that is not known."""
+        """Return how many packets are sent and not acknowledged.
+
+        None when that is not known, or more waits to be sent.
+        """
         ...
 
 

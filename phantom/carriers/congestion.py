@@ -164,7 +164,9 @@ class LinkGauge:
         if not self._transport.connected:
             return None
         state = read_state(self._transport.getHandle())
-        return None if state is None else state.under_way
+        if state is None or state.unsent:
+            return None  # packets that the kernel has joined already, or will
+        return state.under_way
 
     def _look(self) -> None:
         self._timer = None

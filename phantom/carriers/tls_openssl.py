@@ -71,7 +71,8 @@ class _Fast:
     `bytes`; `drain` copies once.  They use pyOpenSSL's private binding, so `_fast` is None where
     that is not as expected, and everything works without it.
 
-    One buffer each way serves all connections: nothing stays in it between calls.
+    One buffer each way serves all connections: what is read is dealt with at once, and of what
+    is drained another buffer takes the place if somebody keeps it.
     """
 
     def __init__(self) -> None:
@@ -85,6 +86,8 @@ class _Fast:
         self._buffer = memoryview(bytearray(_READ_ROOM))
         self._address = ffi.cast("char *", ffi.from_buffer(self._buffer))
         self._bio_read = self._lib.BIO_read
+        connection: Any = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
+        _ = connection._ssl, connection._from_ssl
         self._at = ffi.from_buffer
         self.sent = SharedBuffer(_SEND_ROOM)
 

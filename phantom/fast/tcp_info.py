@@ -11,8 +11,8 @@ import attrs
 LINUX = hasattr(socket, "TCP_CORK")
 
 # struct tcp_info (linux/tcp.h), as far as `tcpi_delivered`: the flags of the last rate sample,
-# snd_mss, unacked, rtt, min_rtt, delivered.
-_TCP_INFO = struct.Struct("=7xB8xI4xI40xI76xI40xI")
+# snd_mss, unacked, rtt, notsent_bytes, min_rtt, delivered.
+_TCP_INFO = struct.Struct("=7xB8xI4xI40xI72xII40xI")
 _APP_LIMITED = 1
 
 
@@ -27,6 +27,7 @@ class ConnectionState:
         least_round_trip: Seconds; 0 when nothing was measured yet.
         delivered: Segments that arrived, modulo 2**32.
         under_way: Segments that were sent and are not acknowledged.
+        unsent: Bytes that wait to be sent for the first time.
     """
 
     starved: bool
@@ -35,6 +36,7 @@ class ConnectionState:
     least_round_trip: float
     delivered: int
     under_way: int = 0
+    unsent: int = 0
 
 
 def read_state(handle: socket.socket) -> ConnectionState | None:
@@ -47,9 +49,15 @@ def read_state(handle: socket.socket) -> ConnectionState | None:
         return None
     if len(raw) < _TCP_INFO.size:
         return None  # older than Linux 4.18
-    flags, segment, under_way, round_trip, least, delivered = _TCP_INFO.unpack(raw)
+    flags, segment, under_way, round_trip, unsent, least, delivered = _TCP_INFO.unpack(raw)
     # The kernel's value before the first sample is all ones.
     least = 0 if least == 0xFFFFFFFF else least
     return ConnectionState(
-        bool(flags & _APP_LIMITED), segment, round_trip / 1e6, least / 1e6, delivered, under_way
+        bool(flags & _APP_LIMITED),
+        segment,
+        round_trip / 1e6,
+        least / 1e6,
+        delivered,
+        under_way,
+        unsent,
     )

@@ -91,7 +91,8 @@ class FrameReceiver(Protocol):
 
         Args:
             link: The link.
-            frames: Stream id and payload of each.
+            frames: Stream id and payload of each; the payloads are only valid during the call,
+                the list is the receiver's.
 
         Raises:
             RemoteProtocolError: As `frame_received`.
@@ -232,7 +233,7 @@ class FrameProtocol:
         return self.round_trip if least is None else least
 
     def packets_under_way(self) -> int | None:
-        """Return how many packets are sent and not acknowledged; None when nobody knows."""
+        """See `phantom.interfaces.LinkGauge`; None where there is none."""
         return self._gauge.packets_under_way() if self._gauge is not None else None
 
     # -- IProtocol, from the record layer ---------------------------------------------

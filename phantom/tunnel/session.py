@@ -70,7 +70,14 @@ class Session(SendingSession, SessionLinks):
             del frames[:old]
         for _, payload in frames:
             self._acknowledger.bytes += len(payload)
-        self._source.data_received(frames)
+        try:
+            self._source.data_received(frames)
+        except RemoteProtocolError:
+            raise
+        except Exception:
+            # All of the row is numbered: by another link the rest of it would not come again.
+            self.end(Failure())
+            raise
 
     def records_done(self, link: FrameProtocol) -> None:
         """Acknowledge when enough has come in, and send what the records set free."""

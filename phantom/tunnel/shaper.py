@@ -101,7 +101,7 @@ class ShapedLink(Protocol):
         ...
 
     def packets_under_way(self) -> int | None:
-        """Return how many packets are sent and not acknowledged; None when nobody knows."""
+        """See `phantom.interfaces.LinkGauge`."""
         ...
 
 
@@ -138,8 +138,8 @@ class Shaper:
         self._cut = cut
         self._cut_budget = TokenBucket(CUT_RATE, CUT_BURST)
         self._whole_until = 0.0
-        self._crowd = 0  # small packets in a row ...
-        self._heard = -1  # ... since so many bytes were received
+        self._crowd = 0  # small packets under way, at most: those ...
+        self._heard = -1  # ... since so many bytes were received, or what the kernel has counted
         self._said_at = 0  # bytes received when something was said last
         self._held: list[bytes] = []
         self._held_size = 0

@@ -106,7 +106,7 @@ class ReceivingStream(StreamBase):
             return
         inbox = self._inbox
         self._delivering = True
-        while inbox and not self._paused and not self._closing:
+        while inbox and inbox is self._inbox and not self._paused and not self._closing:
             self._hand_over(memoryview(inbox.popleft()))
         self._delivering = False
         if not self._inbox:

@@ -20,6 +20,7 @@ from phantom.fast.gathering import Unhurried
 from phantom.tunnel.frame import DeadEnd
 from phantom.tunnel.mux import STREAM_DRAIN_TIMEOUT, MuxLimits
 from phantom.tunnel.stream import Stream
+from phantom.tunnel.stream_receiving import JOINED
 from phantom.tunnel.stream_sending import BULK
 
 MIB = 1024 * 1024
@@ -151,6 +152,36 @@ def test_a_slow_reader_gets_all_of_a_closed_stream() -> None:
     server.transport.resumeProducing()
     joined.run()
     assert len(server.data) == 2 * MIB and server.clean and protocol.clean
+
+
+@pytest.mark.parametrize("by_session", [False, True])
+def test_nothing_that_waited_is_delivered_behind_the_end(by_session: bool) -> None:
+    """A protocol that ends its stream, or all of them, while it is given what had waited."""
+    joined = Joined()
+    pool = joined.server_mux._pool
+    free = pool.free
+    stream, _ = joined.open()
+    joined.run()
+    server = joined.server_protocols[1]
+    transport = server.transport
+    transport.pauseProducing()
+    for letter in b"abc":
+        stream.write(bytes([letter]) * JOINED)  # pieces of their own
+        joined.run()
+    heard: list[bytes] = []
+
+    def taken(data: bytes) -> None:
+        heard.append(bytes(data[:1]))
+        if by_session:
+            joined.server_session.end(Failure(SessionError("enough")))
+        else:
+            transport.abortConnection()
+
+    server.dataReceived = taken  # type: ignore[method-assign]
+    transport.resumeProducing()
+    joined.run()
+    assert heard == [b"a"]
+    assert pool.free == free
 
 
 def test_a_failing_acceptor_refuses_the_stream_only(logged_failures: Any) -> None:

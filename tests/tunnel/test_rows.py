@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from support.tunnel import Joined
 from twisted.python.failure import Failure
 
@@ -93,4 +94,19 @@ def test_a_row_that_ends_the_session_leaves_the_rest() -> None:
     protocol.dataReceived = take  # type: ignore[method-assign]
     joined.client_link.records_received([memoryview(data(1, b"one")), memoryview(data(1, b"two"))])
     assert taken == [b"one"]
+    assert joined.ended
+
+
+def test_a_row_is_never_cut_by_a_mistake_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is numbered before it is delivered: what was left would never come again."""
+    joined = Joined()
+    joined.open()
+    joined.run()
+
+    def mistake(frames: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(joined.mux, "data_received", mistake)
+    with pytest.raises(ZeroDivisionError):
+        joined.client_link.records_received([memoryview(data(1, b"one"))])
     assert joined.ended
