@@ -154,25 +154,24 @@ class LinkGauge:
 
     def least_round_trip(self) -> float | None:
         """See `phantom.interfaces.LinkGauge`."""
-        if not self._transport.connected:
-            return None
-        state = read_state(self._transport.getHandle())
+        state = self._state()
         return state.least_round_trip or None if state is not None else None
 
     def packets_under_way(self) -> int | None:
         """See `phantom.interfaces.LinkGauge`."""
-        if not self._transport.connected:
-            return None
-        state = read_state(self._transport.getHandle())
+        state = self._state()
         if state is None or state.unsent:
             return None  # packets that the kernel has joined already, or will
         return state.under_way
+
+    def _state(self) -> ConnectionState | None:
+        return read_state(self._transport.getHandle()) if self._transport.connected else None
 
     def _look(self) -> None:
         self._timer = None
         busy = self._full or bool(getattr(self._transport, "producerPaused", False))
         self._full = False
-        state = read_state(self._transport.getHandle()) if self._transport.connected else None
+        state = self._state()
         if state is None or not busy:
             self._last = None
             self._headroom.pause()

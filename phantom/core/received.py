@@ -51,15 +51,7 @@ class LinkCursor:
             RemoteProtocolError: The number is ahead of what is expected.  On a link that
                 was superseded this cannot happen unless the peer misnumbers.
         """
-        number = self._next
-        self._next = number + 1
-        log = self._log
-        if number == log.received:
-            log.received = number + 1
-            return True
-        if number > log.received:
-            raise RemoteProtocolError("a gap in the sequence")
-        return False
+        return not self.accept_row(1)
 
     def accept_row(self, count: int) -> int:
         """Number the next `count` frames; return how many, at the front, are not new.

@@ -85,8 +85,7 @@ class PendingLink:
 
     def data_received(self, link: FrameProtocol, frames: list[tuple[int, memoryview]]) -> None:
         """Refuse data in front of the ATTACH."""
-        for stream_id, payload in frames:
-            self.frame_received(link, FrameType.DATA, stream_id, payload)
+        self.frame_received(link, FrameType.DATA, *frames[0])
 
     def records_done(self, link: FrameProtocol) -> None:
         """Nothing to do."""
