@@ -61,8 +61,8 @@ class LinkGauge(Protocol):
         """Return the least round trip seen, in seconds; None when that is not known."""
         ...
 
-    def packets_under_way(self) -> int | None:
-        """Return how many packets are sent and not acknowledged.
+    def packets(self) -> tuple[int, int] | None:
+        """Return how many packets are sent and not acknowledged, and how many may be.
 
         None when that is not known, or more waits to be sent.
         """

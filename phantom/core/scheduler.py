@@ -27,17 +27,18 @@ class Scheduler(Generic[S]):
     """Two queues of streams that have something to send.
 
     A stream is in at most one queue, once; the caller keeps that (a flag on the stream).
+
+    Attributes:
+        waiting: How many streams are queued.
     """
 
-    __slots__ = ("_bulk", "_run", "_urgent")
+    __slots__ = ("_bulk", "_run", "_urgent", "waiting")
 
     def __init__(self) -> None:
         self._urgent: deque[S] = deque()
         self._bulk: deque[S] = deque()
         self._run = 0
-
-    def __len__(self) -> int:
-        return len(self._urgent) + len(self._bulk)
+        self.waiting = 0
 
     @property
     def bulk_streams(self) -> int:
@@ -52,20 +53,23 @@ class Scheduler(Generic[S]):
             waiting: Bytes it wants to send now.
             sent: Bytes it has sent since it was opened.
         """
+        self.waiting += 1
         if waiting <= SMALL or sent < NEW:
             self._urgent.append(stream)
         else:
             self._bulk.append(stream)
 
-    def take(self) -> S | None:
-        """Remove and return the stream whose turn it is, None when none waits."""
+    def take(self) -> S:
+        """Remove and return the stream whose turn it is; one must be `waiting`."""
+        self.waiting -= 1
         if self._urgent and (self._run < URGENT_RUN or not self._bulk):
             self._run += 1
             return self._urgent.popleft()
         self._run = 0
-        return self._bulk.popleft() if self._bulk else None
+        return self._bulk.popleft()
 
     def clear(self) -> None:
         """Forget every queued stream."""
         self._urgent.clear()
         self._bulk.clear()
+        self.waiting = 0

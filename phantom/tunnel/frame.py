@@ -232,9 +232,13 @@ class FrameProtocol:
         least = self._gauge.least_round_trip() if self._gauge is not None else None
         return self.round_trip if least is None else least
 
-    def packets_under_way(self) -> int | None:
+    def stream_opened(self) -> None:
+        """Note that a stream begins."""
+        self._shaper.stream_opened()
+
+    def packets(self) -> tuple[int, int] | None:
         """See `phantom.interfaces.LinkGauge`; None where there is none."""
-        return self._gauge.packets_under_way() if self._gauge is not None else None
+        return self._gauge.packets() if self._gauge is not None else None
 
     # -- IProtocol, from the record layer ---------------------------------------------
 

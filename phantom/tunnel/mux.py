@@ -207,14 +207,12 @@ class MultiplexerProtocol:
     def produce(self, send_log: SendLog) -> None:
         """Append about one batch of what the streams want to send."""
         scheduler = self._scheduler
-        while send_log.unsent < send_log.batch and send_log.has_room:
+        while scheduler.waiting and send_log.unsent < send_log.batch and send_log.has_room:
             stream = scheduler.take()
-            if stream is None:
-                return
             stream.queued = False
             # What lies in the log is not overtaken, so of a slow link's batch less likewise.
             batch = send_log.batch
-            stream.emit(send_log, min(batch, SHARED_QUANTUM) if scheduler else batch)
+            stream.emit(send_log, min(batch, SHARED_QUANTUM) if scheduler.waiting else batch)
             if not stream.queued and stream.ready:
                 self.activate(stream)
 

@@ -44,6 +44,8 @@ class SendingSession(SessionBase):
         """Queue one sequenced frame, now, in front of the streams' waiting data."""
         if not self.ended:
             self._log.append_parts(kind, stream_id, (payload,), len(payload))
+            if kind == FrameType.STREAM_OPEN and self.link is not None:
+                self.link.stream_opened()
             if not self.flush_due:
                 self.wake()
 
@@ -112,16 +114,13 @@ class SendingSession(SessionBase):
             if batches == BATCHES_A_TURN:
                 self.wake()
                 break
-            if send_log.in_flight >= self._fresh.flight:
+            if send_log.size - send_log.unsent >= self._fresh.flight:
                 break  # an acknowledgement wakes us
-            if send_log.has_room:
-                self._source.produce(send_log)
-                link = self.link  # producing calls streams, and they may end anything
-                if link is None:
-                    break
-            records = send_log.take_batch(limit)
-            if not records:
+            self._source.produce(send_log)
+            link = self.link  # producing calls streams, and they may end anything
+            if link is None or not send_log.unsent:
                 break
+            records = send_log.take_batch(limit)
             if self._ack is not None:
                 records = self._with_ack(link, records)
             if not self._fresh.trusted:

@@ -23,7 +23,10 @@ from phantom.core.shaping import (
     DELAYS,
     LEAST_PACKETS,
     MOST_HELD,
+    OPENING_PACKETS,
     PACKET,
+    UNEVEN,
+    WATCHED_PACKETS,
     Delays,
     Padding,
     PaddingPolicy,
@@ -42,6 +45,9 @@ from phantom.runtime import Runtime
 _SPEECH = frozenset(
     {FrameType.DATA, FrameType.STREAM_OPEN, FrameType.OPEN_REPLY, FrameType.HALF_CLOSE}
 )
+
+#: Bytes of plaintext that leave on bare TCP in one packet when they need not leave in four.
+_ONE_PACKET = int(PACKET / (1 + UNEVEN)) - OVERHEAD
 
 #: What a download is answered with.
 _ACKNOWLEDGES = frozenset({FrameType.ACK, FrameType.WINDOW_UPDATE})
@@ -100,7 +106,7 @@ class ShapedLink(Protocol):
         """Most bytes of plaintext that a record should have now."""
         ...
 
-    def packets_under_way(self) -> int | None:
+    def packets(self) -> tuple[int, int] | None:
         """See `phantom.interfaces.LinkGauge`."""
         ...
 
@@ -120,7 +126,7 @@ class Shaper:
 
     __slots__ = ("_cover", "_crowd", "_cut", "_cut_budget", "_delays", "_heard", "_held",
                  "_held_size", "_padding", "_release", "_runtime", "_said_at", "_seen",
-                 "_whole_until", "below", "link")  # fmt: skip
+                 "_watched", "_whole_until", "below", "link")  # fmt: skip
 
     #: Set before anything is sent.
     link: ShapedLink
@@ -138,6 +144,7 @@ class Shaper:
         self._cut = cut
         self._cut_budget = TokenBucket(CUT_RATE, CUT_BURST)
         self._whole_until = 0.0
+        self._watched = WATCHED_PACKETS  # so many more may somebody count, or know a handshake by
         self._crowd = 0  # small packets under way, at most: those ...
         self._heard = -1  # ... since so many bytes were received, or what the kernel has counted
         self._said_at = 0  # bytes received when something was said last
@@ -151,11 +158,17 @@ class Shaper:
 
     def _set_below(self) -> None:
         """While something is held back everything has to come by here, or it would overtake."""
-        padded = 0 if self._padding is None else self._padding.below
+        padded = 0 if self._padding is None or self._watched <= 0 else self._padding.below
         small = 0 if self._delays is None else self._delays.below
         whole = self._cut is None or self._cut.below is not None or self._whole_until > 0
         everything = self._held or not whole
         self.below = MAX_RECORD_PLAINTEXT + 1 if everything else max(padded, small)
+
+    def stream_opened(self) -> None:
+        """Note that a stream begins, and perhaps a handshake in it."""
+        if self._watched < OPENING_PACKETS:
+            self._watched = OPENING_PACKETS
+            self._set_below()
 
     def add_nothing(self) -> None:
         """Pad nothing and cut nothing on this link: it may not carry much."""
@@ -192,9 +205,13 @@ class Shaper:
 
     def _send(self, records: Sequence[bytes | memoryview]) -> None:
         last = records[-1]
+        if self._watched <= 0 and len(last) <= _ONE_PACKET and len(records) == 1:
+            self.link.transport.write(last)
+            return
         before = sum(map(len, records)) - len(last)
         if (
             self._padding is not None
+            and self._watched > 0
             and len(last) < self._padding.below
             and not self._amid_bulk(last[0])
         ):
@@ -238,7 +255,7 @@ class Shaper:
         return (
             self._cut is not None
             and self._cut.below is None
-            and self._runtime.clock.seconds() >= self._whole_until
+            and (not self._whole_until or self._runtime.clock.seconds() >= self._whole_until)
         )
 
     @property
@@ -246,11 +263,13 @@ class Shaper:
         """Whether so many small packets have left that the next should wait for a millisecond."""
         if self._crowd < CROWD or not self.apart:
             return False
-        # Most of them were said long ago, it may be, and what answered was the kernel only.
-        under_way = self.link.packets_under_way()
-        if under_way is not None:
-            self._crowd = under_way
-        return self._crowd >= CROWD
+        # Most of them were said long ago, it may be, and what answered was the kernel only; and
+        # on a link that has carried something the window has room for more.
+        packets = self.link.packets()
+        if packets is None:
+            return True
+        self._crowd, window = packets
+        return self._crowd >= CROWD and self._crowd + CROWD > window
 
     def _may_cut(self, size: int, cut: Cut) -> bool:
         """Return whether so many bytes of plaintext should leave in pieces."""
@@ -265,7 +284,7 @@ class Shaper:
         return may
 
     def _send_apart(self, records: Sequence[bytes | memoryview], most: int | None) -> None:
-        packets = max(1, LEAST_PACKETS + 1 - len(records))
+        packets = max(1, LEAST_PACKETS + 1 - len(records)) if self._watched > 0 else 1
         received = self.link.transport.received
         if received != self._heard:
             self._heard = received
@@ -274,6 +293,9 @@ class Shaper:
             sizes = pieces(len(record) + OVERHEAD, packets, most, self._runtime.randint)
             self.link.transport.write_apart(record, sizes)
             self._crowd += len(sizes) + 1
+            self._watched -= len(sizes) + 1
+        if self._watched <= 0:
+            self._set_below()
 
     # -- timing ---------------------------------------------------------------------------
 

@@ -199,13 +199,13 @@ def test_an_idle_link_is_not_watched(full: Full, runtime: Runtime, clock: Clock)
 
 def test_packets_under_way_are_those_the_kernel_has_sent(full: Full, runtime: Runtime) -> None:
     gauge = LinkGauge(runtime, full)
-    full.state = ConnectionState(False, 1000, 0.041, 0.04, 0, under_way=7)
-    assert gauge.packets_under_way() == 7
+    full.state = ConnectionState(False, 1000, 0.041, 0.04, 0, under_way=7, window=10)
+    assert gauge.packets() == (7, 10)
     # What waits behind them is being joined to large packets at this moment.
     full.state = ConnectionState(False, 1000, 0.041, 0.04, 0, under_way=2, unsent=500)
-    assert gauge.packets_under_way() is None
+    assert gauge.packets() is None
     full.connected = False
-    assert gauge.packets_under_way() is None
+    assert gauge.packets() is None
 
 
 @linux
@@ -220,6 +220,7 @@ def test_the_kernel_counts_what_nobody_takes() -> None:
         while (state := read_state(near)) and state.under_way and time.monotonic() < deadline:
             time.sleep(0.01)
         assert state is not None and (state.under_way, state.unsent) == (0, 0)
+        assert 2 <= state.window <= 100  # ten at first (RFC 6928), and a few that it has grown by
         near.setblocking(False)
         with pytest.raises(BlockingIOError):
             while True:

@@ -17,7 +17,9 @@ def test_little_goes_before_much() -> None:
     scheduler.add("bulk", SMALL + 1, NEW)
     scheduler.add("key", 1, 10**9)
     scheduler.add("new", 10**6, 0)
-    assert [scheduler.take() for _ in range(4)] == ["key", "new", "bulk", None]
+    assert scheduler.waiting == 3
+    assert [scheduler.take() for _ in range(3)] == ["key", "new", "bulk"]
+    assert not scheduler.waiting
 
 
 def test_bulk_shares_round_robin() -> None:
@@ -27,7 +29,6 @@ def test_bulk_shares_round_robin() -> None:
     order = []
     for _ in range(6):
         stream = scheduler.take()
-        assert stream is not None
         order.append(stream)
         scheduler.add(stream, 10**6, 10**6)
     assert order == [0, 1, 2, 0, 1, 2]

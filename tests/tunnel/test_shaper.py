@@ -24,8 +24,10 @@ from phantom.core.shaping import (
     CUT_BURST,
     DELAYS,
     LEAST_PACKETS,
+    OPENING_PACKETS,
     PACED,
     PACKET,
+    WATCHED_PACKETS,
     Padding,
     Scheme,
     Timing,
@@ -69,12 +71,12 @@ class Link:
     record_limit = 65519
     congested = False
     records = 0
-    under_way: int | None = None
+    under_way: tuple[int, int] | None = None
 
     def __init__(self) -> None:
         self.transport = Wire()
 
-    def packets_under_way(self) -> int | None:
+    def packets(self) -> tuple[int, int] | None:
         return self.under_way
 
 
@@ -311,6 +313,57 @@ def test_a_large_upload_is_soon_not_cut_and_what_is_said_later_is() -> None:
     assert shaper.below > 65519
 
 
+def type_until(packets: int, link: Link, shaper: Shaper, clock: Clock) -> None:
+    """Say little things, each answered, until so many packets have left; all are to be cut."""
+    sent = link.transport.packets
+    sent.clear()
+    while len(sent) < packets:
+        before = len(sent)
+        link.transport.received += 98
+        shaper.send([data(64)])
+        assert len(sent) >= before + LEAST_PACKETS
+        clock.advance(0.05)
+    sent.clear()
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_a_keystroke_leaves_whole_once_nobody_looks_any_more(bare: bool) -> None:
+    clock, link, shaper = cut(bare=bare)
+    type_until(WATCHED_PACKETS, link, shaper, clock)
+    for size in (1, 64, 200):
+        link.transport.received += 98
+        if size < shaper.below:  # as the frame layer does
+            shaper.send([data(size)])
+        else:
+            link.transport.write(data(size))
+    assert len(link.transport.packets) == 3
+    assert [len(record) for record in link.transport.records[-3:]] == [7, 70, 206], "no padding"
+    if bare:
+        shaper.send([data(1400)])
+        assert max(link.transport.packets) <= PACKET
+    else:
+        assert not shaper.below
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_a_stream_that_opens_has_the_next_bursts_cut_again(bare: bool) -> None:
+    clock, link, shaper = cut(bare=bare)
+    type_until(WATCHED_PACKETS, link, shaper, clock)
+    for _ in range(3):
+        shaper.stream_opened()
+        assert shaper.below > Scheme().least
+        type_until(OPENING_PACKETS, link, shaper, clock)
+        link.transport.write(data(1))
+        assert len(link.transport.packets) == 1
+        assert shaper.below in (0, 65520)
+
+
+def test_what_opens_early_ends_nothing_earlier() -> None:
+    clock, link, shaper = cut(bare=True)
+    shaper.stream_opened()
+    type_until(WATCHED_PACKETS - LEAST_PACKETS, link, shaper, clock)
+
+
 def test_a_download_is_acknowledged_whole() -> None:
     clock, link, shaper = cut(bare=False)
     for _ in range(5000):
@@ -320,6 +373,7 @@ def test_a_download_is_acknowledged_whole() -> None:
     assert len(link.transport.packets) < 1.6 * 5000
     bare = len(pack_frame(FrameType.ACK, 0, bytes(8))) + OVERHEAD
     assert link.transport.packets.count(bare) > 0.8 * 5000, "most are neither cut nor padded"
+    shaper.stream_opened()
     shaper.send([data(600)])  # what somebody says meanwhile is
     assert len(link.transport.records[-1]) >= Scheme().low
 
@@ -407,9 +461,20 @@ def test_who_is_answered_does_not_wait() -> None:
     assert max(waited) < PACE / 2
 
 
-@pytest.mark.parametrize(("under_way", "waits"), [(None, True), (8, True), (7, False), (0, False)])
+@pytest.mark.parametrize(
+    ("under_way", "waits"),
+    [
+        (None, True),
+        ((8, 10), True),
+        ((7, 10), False),
+        ((0, 10), False),
+        ((12, 20), False),  # room for as many as a record of `PACED` bytes makes
+        ((13, 20), True),
+        ((8, 4), True),
+    ],
+)
 def test_only_packets_that_are_under_way_make_the_next_wait(
-    under_way: int | None, waits: bool
+    under_way: tuple[int, int] | None, waits: bool
 ) -> None:
     """What was said long ago has left the congestion window, though nobody has answered."""
     shaping = Shaping(padding=Padding.DEFAULT, timing=Timing.OFF, client=True, bare=True)
@@ -420,7 +485,7 @@ def test_only_packets_that_are_under_way_make_the_next_wait(
     link.under_way = under_way
     shaper.send([data(40)])
     assert shaper.crowded == waits
-    if under_way == 0:
+    if under_way == (0, 10):
         shaper.send([data(40)])
         assert not shaper.crowded
 

@@ -34,7 +34,7 @@ class Gauge:
     def least_round_trip(self) -> float | None:
         return self.round_trip
 
-    def packets_under_way(self) -> int | None:
+    def packets(self) -> tuple[int, int] | None:
         return None
 
 
