@@ -24,6 +24,7 @@ from phantom.core.shaping import (
     LEAST_PACKETS,
     MOST_HELD,
     OPENING_PACKETS,
+    PACED,
     PACKET,
     UNEVEN,
     WATCHED_PACKETS,
@@ -160,6 +161,8 @@ class Shaper:
         """While something is held back everything has to come by here, or it would overtake."""
         padded = 0 if self._padding is None or self._watched <= 0 else self._padding.below
         small = 0 if self._delays is None else self._delays.below
+        if self._cut is not None and self._cut.below is None:
+            small = max(small, PACED + 1)  # or nobody would see that a pause from cutting is over
         whole = self._cut is None or self._cut.below is not None or self._whole_until > 0
         everything = self._held or not whole
         self.below = MAX_RECORD_PLAINTEXT + 1 if everything else max(padded, small)

@@ -358,6 +358,22 @@ def test_a_stream_that_opens_has_the_next_bursts_cut_again(bare: bool) -> None:
         assert shaper.below in (0, 65520)
 
 
+def test_an_upload_that_nobody_watches_is_no_slower() -> None:
+    """Records are small only while they are cut, and that ends by what goes through here."""
+    clock, link, shaper = cut(bare=True)
+    type_until(WATCHED_PACKETS, link, shaper, clock)
+    whole = 0
+    for _ in range(2000):
+        record = data(PACED - 6 if shaper.apart else 60_000)
+        assert len(record) < shaper.below or not shaper.apart
+        if len(record) < shaper.below:
+            shaper.send([record])
+        else:
+            whole += 1
+        clock.advance(0.001)
+    assert whole > 1500
+
+
 def test_what_opens_early_ends_nothing_earlier() -> None:
     clock, link, shaper = cut(bare=True)
     shaper.stream_opened()
