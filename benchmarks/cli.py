@@ -7,6 +7,7 @@
     python -m benchmarks run phantom,base             main scenarios, 3 interleaved runs
     python -m benchmarks run phantom-raw,sb-ss2022 -s down1,up1 -n 5 --out rows.jsonl
     python -m benchmarks run phantom-raw --tree before=/some/checkout -s down1 -n 5
+    python -m benchmarks run phantom-raw --python debian=/some/venv/bin/python -s ping
     python -m benchmarks run phantom-raw --variant w=phantom-raw,client.window=65536
     python -m benchmarks report rows.jsonl --base phantom-raw --markdown
     python -m benchmarks plot rows.jsonl              pictures for doc/performance.md
@@ -83,14 +84,21 @@ def list_all() -> None:
 
 
 def peers_of(options: argparse.Namespace) -> list[Peer]:
-    """Return the peers that were asked for, with those of other checkouts behind their own."""
+    """Return the peers asked for, and those of other checkouts and interpreters behind them."""
     peers = chosen(options.peers, PEERS, ALL)
+    asked = [peer.name for peer in peers]
+    more: list[Peer] = []
     for tree in options.tree:
         label, _, path = tree.partition("=")
         if not path:
             raise SystemExit(f"--tree {tree}: NAME=FOLDER is wanted")
-        others = {peer.name.partition("@")[0]: peer for peer in phantom.peers(Path(path), label)}
-        peers += [others[peer.name] for peer in list(peers) if peer.name in others]
+        more += phantom.peers(Path(path), label)
+    for python in options.python:
+        label, _, path = python.partition("=")
+        if not os.access(path, os.X_OK):
+            raise SystemExit(f"--python {python}: NAME=PROGRAM is wanted, a Python")
+        more += phantom.peers(label=label, python=path)
+    peers += [peer for peer in more if peer.name.partition("@")[0] in asked]
     try:
         return peers + [phantom.with_settings(text) for text in options.variant]
     except ValueError as error:
@@ -184,6 +192,13 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=FOLDER",
         help="run the phantom peers of another checkout as well, named PEER@NAME",
+    )
+    add(
+        "--python",
+        action="append",
+        default=[],
+        metavar="NAME=PROGRAM",
+        help="run the phantom peers by another interpreter as well, named PEER@NAME",
     )
     add(
         "--variant",

@@ -167,6 +167,7 @@ class Runner:
             "time": round(time.time()),
             **self._about,
             **({"commit": self._commit(peer.tree)} if peer.tree else {}),
+            **({"python": phantom.version_of(peer.python)} if peer.python else {}),
             **measured,
         }
         self.rows.append(row)

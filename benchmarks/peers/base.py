@@ -100,6 +100,7 @@ class Peer:
         apt: Debian packages it needs.
         pip: PyPI packages it needs, in an environment of their own.
         tree: The checkout it runs from, if it is this project.
+        python: The interpreter it is run by, if that is not the one that runs the benchmark.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Peer:
     apt: tuple[str, ...] = ()
     pip: tuple[str, ...] = ()
     tree: Path | None = None
+    python: str | None = None
 
 
 def program(*names: str) -> str:

@@ -1,8 +1,9 @@
-"""The project itself: this checkout, run by this interpreter, and other checkouts beside it."""
+"""The project itself, and beside it other checkouts, or the same by other interpreters."""
 
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def known_settings(tree: Path) -> str:
     return "".join(file.read_text() for file in files)
 
 
-def phantom(place: Place, variant: Variant, tree: Path) -> Commands:
+def phantom(place: Place, variant: Variant, tree: Path, python: str = sys.executable) -> Commands:
     """Run client and server of a checkout, each with twistd, with fresh keys."""
     text = known_settings(tree)
     for setting in [*variant.server, *variant.client]:
@@ -122,7 +123,7 @@ def phantom(place: Place, variant: Variant, tree: Path) -> Commands:
         "server": {"server": {**server, **variant.server}, "server.egress": egress},
         "client": {"client": {**client, **variant.client}},
     }
-    run = [sys.executable, "-c", TWISTD, "-n"]
+    run = [python, "-c", TWISTD, "-n"]
     commands = {
         side: [
             *run,
@@ -141,27 +142,29 @@ def phantom(place: Place, variant: Variant, tree: Path) -> Commands:
     )
 
 
-def peer(variant: Variant, tree: Path = ROOT, label: str = "") -> Peer:
+def peer(variant: Variant, tree: Path = ROOT, label: str = "", python: str | None = None) -> Peer:
     """Return a variant of a checkout as a peer.
 
     Args:
         variant: How to run it.
         tree: The checkout.
-        label: Added to the name behind an "@", to tell checkouts apart.
+        label: Added to the name behind an "@", to tell checkouts and interpreters apart.
+        python: The interpreter, if not the one that runs this.
     """
     return Peer(
         f"{variant.name}@{label}" if label else variant.name,
-        lambda place: phantom(place, variant, tree),
+        lambda place: phantom(place, variant, tree, python or sys.executable),
         f"phantom, {variant.note}",
         "tls" if variant.tls else "aead",
         variant.group,
         tree=tree,
+        python=python,
     )
 
 
-def peers(tree: Path = ROOT, label: str = "") -> list[Peer]:
+def peers(tree: Path = ROOT, label: str = "", python: str | None = None) -> list[Peer]:
     """Return all variants of a checkout as peers."""
-    return [peer(variant, tree, label) for variant in VARIANTS]
+    return [peer(variant, tree, label, python) for variant in VARIANTS]
 
 
 def with_settings(text: str) -> Peer:
@@ -199,6 +202,14 @@ def with_settings(text: str) -> Peer:
         client=settings["client"],
     )
     return peer(changed)
+
+
+@functools.cache
+def version_of(python: str) -> str:
+    """Return the version of an interpreter, "unknown" if it does not say."""
+    ask = "import platform; print(platform.python_version())"
+    done = subprocess.run([python, "-c", ask], capture_output=True, text=True, timeout=20)
+    return done.stdout.strip() or "unknown"
 
 
 def commit(tree: Path = ROOT) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cli import chosen, main
+from benchmarks.cli import chosen, main, parser, peers_of
 from benchmarks.peers import PEERS, phantom
 from benchmarks.scenarios import SCENARIOS
 
@@ -86,6 +87,17 @@ def test_variants_have_settings_of_their_own() -> None:
     for wrong in ("wide=nothing", "wide=phantom-raw,window=1", "wide=phantom-raw,client.window=x"):
         with pytest.raises(ValueError, match="wide="):
             phantom.with_settings(wrong)
+
+
+def test_another_interpreter_runs_beside() -> None:
+    asked = parser().parse_args(
+        ["run", "direct,phantom-raw", "--python", f"again={sys.executable}"]
+    )
+    peers = peers_of(asked)
+    assert [peer.name for peer in peers] == ["direct", "phantom-raw", "phantom-raw@again"]
+    assert phantom.version_of(peers[-1].python or "") == platform.python_version()
+    with pytest.raises(SystemExit, match="--python again=/nowhere: NAME=PROGRAM is wanted"):
+        peers_of(parser().parse_args(["run", "direct", "--python", "again=/nowhere"]))
 
 
 def test_names_and_groups_choose() -> None:
