@@ -61,13 +61,6 @@ class LinkGauge(Protocol):
         """Return the least round trip seen, in seconds; None when that is not known."""
         ...
 
-    def packets(self) -> tuple[int, int] | None:
-        """Return how many packets are sent and not acknowledged, and how many may be.
-
-        None when that is not known, or more waits to be sent.
-        """
-        ...
-
 
 class StrangerPolicy(Protocol):
     """What happens to a visitor who could not prove a known key."""

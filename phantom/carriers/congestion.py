@@ -157,13 +157,6 @@ class LinkGauge:
         state = self._state()
         return state.least_round_trip or None if state is not None else None
 
-    def packets(self) -> tuple[int, int] | None:
-        """See `phantom.interfaces.LinkGauge`."""
-        state = self._state()
-        if state is None or state.unsent:
-            return None  # packets that the kernel has joined already, or will
-        return state.under_way, state.window
-
     def _state(self) -> ConnectionState | None:
         return read_state(self._transport.getHandle()) if self._transport.connected else None
 

@@ -9,20 +9,22 @@ Buffers: nothing is kept here.  Ciphertext waits in the transport below, whose p
 interface is passed through; decrypted bytes are delivered at once, or, while the protocol
 above has paused, stay encrypted in the engine (at most one read of the transport).  What TLS
 itself answers is nobody's to pause: while a peer does not take that, it is not read
-(`MOST_ANSWERS`).
+(`phantom.carriers.tls_answers`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol
 from twisted.python.failure import Failure
 
-from phantom.carriers.tcp import discard_unread, unsent, write_separately
+from phantom.carriers.tcp import discard_unread, write_separately
+from phantom.carriers.tls_answers import Answers
 from phantom.carriers.tls_engine import TLSEngine
+from phantom.carriers.tls_flights import looks_like_tls, tickets_apart
 from phantom.errors import HandshakeError, RemoteProtocolError
 from phantom.fast.sockets import READ_SIZE
 from phantom.interfaces import StrangerPolicy
@@ -47,23 +49,6 @@ FAILED_LINGER = 5.0
 #: what the buffer is rounded up by).  Garbage beyond that lies unread when nginx closes, so
 #: the kernel resets instead of closing; measured with nginx 1.22.
 READ_AHEAD = 16709
-
-#: Bytes of answers of TLS's own (to key updates: RFC 8446, section 4.6.3) that may wait to be
-#: sent.  OpenSSL answers every one, so a visitor could ask for any amount of them, and read none.
-#: This is some 2,400 of them, beyond what the kernel holds; nginx stops reading as soon as the
-#: kernel takes no more, and does not close (measured with 1.22).
-MOST_ANSWERS = 65536
-
-#: Seconds between looks at whether the peer takes them.
-ANSWERS_LOOK = 1.0
-
-#: Content types and header size of a TLS record (RFC 8446, section 5.1).
-_HANDSHAKE_RECORD = 0x16
-_APPLICATION_RECORD = 0x17
-_RECORD_HEADER = 5
-
-#: The bit nginx takes for an SSL 2.0 record when it tells TLS from plain HTTP.
-_SSL2_BIT = 0x80
 
 
 class TLSLayer(Layer):
@@ -121,8 +106,7 @@ class TLSLayer(Layer):
         self._ended = False  # nothing more is delivered
         self._lost = False
         self._producing = False  # a pull producer is registered
-        self._answers = 0  # bytes of TLS's own answers since the kernel had taken everything
-        self._choked: IDelayedCall | None = None  # not read: too many of them wait
+        self._answers = Answers(runtime, lambda: not self._ended, self._answers_taken)
         self._after_producer: Callable[[], None] | None = None
         self._failure: Failure | None = None  # overrides the transport's reason
 
@@ -145,7 +129,7 @@ class TLSLayer(Layer):
             return
         if not self._up:
             data = bytes(data)
-            if self._not_tls is not None and not self._received and not _looks_like_tls(data):
+            if self._not_tls is not None and not self._received and not looks_like_tls(data):
                 self._give_away(data)
                 return
             self._received += len(data)
@@ -157,7 +141,7 @@ class TLSLayer(Layer):
             return
         if not self._up:
             flight = engine.outgoing()
-            write_separately(self.transport, _tickets_apart(flight))
+            write_separately(self.transport, tickets_apart(flight))
             self._flown = self._flown or bool(flight)
             if flight and self._answered is not None:
                 answered, self._answered = self._answered, None
@@ -195,9 +179,7 @@ class TLSLayer(Layer):
             return
         self._lost = self._ended = True
         self._cancel_timer()
-        choked, self._choked = self._choked, None
-        if choked is not None:
-            choked.cancel()
+        self._answers.stop()
         if self._failure is not None:
             reason = self._failure
         elif (
@@ -247,6 +229,19 @@ class TLSLayer(Layer):
 
     def write_separately(self, pieces: Iterable[bytes]) -> None:
         """Write pieces as records, and as segments, of their own: see `write_separately`."""
+        write_separately(self.transport, self._records(pieces))
+
+    def send_apart(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """The same at once, where the transport can: see `QuickConnection.send_apart`."""
+        records = self._records(pieces)
+        send = getattr(self.transport, "send_apart", None)
+        if send is not None:
+            send(records)
+        else:
+            write_separately(self.transport, records)
+
+    def _records(self, pieces: Iterable[bytes | memoryview]) -> list[bytes]:
+        """Encrypt pieces, each as a record of its own; none if the connection is broken."""
         records = []
         try:
             for piece in pieces:
@@ -255,8 +250,8 @@ class TLSLayer(Layer):
                     records.append(self._engine.outgoing())
         except RemoteProtocolError as error:
             self._broken(error)
-            return
-        write_separately(self.transport, records)
+            return []
+        return records
 
     def loseConnection(self) -> None:
         """Send close_notify after what was written, then close.
@@ -321,7 +316,7 @@ class TLSLayer(Layer):
             return
         self._paused = False
         self._runtime.at_turn_end(self._deliver)
-        if self._choked is None:
+        if not self._answers.choked:
             super().resumeProducing()
 
     def stopProducing(self) -> None:
@@ -360,33 +355,12 @@ class TLSLayer(Layer):
             self._delivering = False
 
     def _answer(self) -> None:
-        """Send what TLS answers by itself, to a key update, say; read no more if it piles up."""
+        """Send what TLS answers by itself, to a key update, say."""
         data = self._engine.outgoing()
-        if not data:
-            return
-        if not unsent(self.transport):
-            self._answers = 0
-        self.transport.write(data)
-        self._answers += len(data)
-        if (
-            self._answers > MOST_ANSWERS
-            and self._choked is None
-            and unsent(self.transport) > MOST_ANSWERS
-        ):
-            self._choke()
+        if data:
+            self._answers.send(self.transport, data)
 
-    def _choke(self) -> None:
-        self._choked = self._runtime.call_later(ANSWERS_LOOK, self._look_at_answers)
-        self.transport.pauseProducing()
-
-    def _look_at_answers(self) -> None:
-        self._choked = None
-        if self._ended:
-            return
-        if unsent(self.transport) > MOST_ANSWERS:
-            self._choke()
-            return
-        self._answers = 0
+    def _answers_taken(self) -> None:
         if not self._paused:
             self.transport.resumeProducing()
 
@@ -500,24 +474,3 @@ class TLSLayer(Layer):
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
-
-
-def _looks_like_tls(data: bytes) -> bool:
-    """Tell as nginx does (ngx_http_request.c, ngx_http_ssl_handshake): by the first byte."""
-    return data[0] == _HANDSHAKE_RECORD or data[0] & _SSL2_BIT != 0
-
-
-def _tickets_apart(flight: bytes) -> list[bytes]:
-    """Cut what ends a TLS 1.3 handshake into its session tickets; leave other flights whole.
-
-    The server's last flight holds nothing but encrypted records, one for each ticket.
-    """
-    if not flight or flight[0] != _APPLICATION_RECORD:
-        return [flight] if flight else []
-    records: list[bytes] = []
-    start = 0
-    while start < len(flight):
-        end = start + _RECORD_HEADER + int.from_bytes(flight[start + 3 : start + 5], "big")
-        records.append(flight[start:end])
-        start = end
-    return records

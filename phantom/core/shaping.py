@@ -58,17 +58,17 @@ UNEVEN = 0.3
 #: millisecond.
 PACED = 2400
 #: Packets in a row, with nothing heard of the peer between, after which what follows waits for a
-#: millisecond: what goes beyond the congestion window, ten packets at first, the kernel joins to
-#: large ones.
+#: millisecond where the kernel cannot be told to keep them apart: what goes beyond the congestion
+#: window, ten packets at first, it joins to large ones.
 CROWD = 8
 #: Bytes that leave in pieces at once, and a second; and the seconds for which nothing does once
 #: they are used up: a page takes some 80 KB.  An upload is thousands of large packets whatever is
 #: done, and must not be slow.
 CUT_BURST, CUT_RATE, CUT_PAUSE = 160 * 1024, 32 * 1024, 1.0
-#: Small packets of the client's on one link after which nothing is padded or cut in four any more,
-#: and of those the last that come after a stream was opened, when there may be a handshake in it.
-#: nDPI stops at 25 packets, `phantom audit` looks at 1,000.  A keystroke in four packets is lost
-#: four times as often, and costs as much more.
+#: Small packets of the client's on one link, in which something is said, after which nothing is
+#: padded or cut in four any more; and how many each stream that opens adds, up to as many: there
+#: may be a handshake in it.  nDPI stops at 25 packets, `phantom audit` looks at 1,000.  A keystroke
+#: in four packets is lost four times as often, and costs as much more.
 WATCHED_PACKETS, OPENING_PACKETS = 2000, 200
 #: Bytes of the peer's after which what is said first is not padded either, in such a pause: it
 #: acknowledges a download, thousands of times a second.  No flight of a handshake is as long.

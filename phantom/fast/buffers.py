@@ -27,10 +27,9 @@ class SharedBuffer:
         self._size = size
         self.view = memoryview(bytearray(size))
 
-    def renew(self) -> memoryview:
+    def renew(self) -> None:
         """Replace the memory, which somebody keeps; the old goes when they let go of it."""
         self.view = memoryview(bytearray(self._size))
-        return self.view
 
 
 #: Where links seal what they send.

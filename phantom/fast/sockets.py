@@ -42,6 +42,11 @@ MOST_PIECES = 256
 #: another such buffer 4.1 us).
 COPIED_REST = 128 * 1024
 
+# Nothing is appended to a segment that was sent so, whatever it waits for: the congestion window,
+# pacing, or the network card (automatic corking, which TCP_NODELAY does not end).
+_SEPARATES = hasattr(socket, "TCP_CORK")  # Linux, by an option of TCP that nothing else has
+_END_OF_RECORD = socket.MSG_EOR if _SEPARATES else 0
+
 # What a send says when it could be done later: no room, or no memory as Twisted has it.
 _FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 
@@ -83,6 +88,7 @@ class QuickConnection(QuickEnds):
             it wants more.  It fills its last segment (64 KiB where the path allows that)
             however little is to wait there unsent (TCP_NOTSENT_LOWAT), which is 50 ms at
             10 Mbit/s; asked first, it says no.
+        separates: Whether the pieces of `send_apart` stay apart while they wait in the kernel.
         gatherer: Told of each read, if there is one; a `SocketReader` does so by itself.
     """
 
@@ -90,6 +96,7 @@ class QuickConnection(QuickEnds):
 
     reader: SocketReader | None = None
     patient = False
+    separates = _SEPARATES
     gatherer: Gatherer | Unhurried | None = None
     # Any: a push producer, if `streamingProducer` is set.
     producer: Any
@@ -266,6 +273,27 @@ class QuickConnection(QuickEnds):
         """
         if error.errno not in _FULL:
             self._read_end = CONNECTION_LOST
+
+    def send_apart(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """As `send_now`, each piece as a segment of its own, however many wait to leave.
+
+        Linux (4.7) appends nothing to a segment that ends a record; elsewhere it may.  What must
+        wait here, as the kernel has no room for it, is joined, and the producer paused.
+        """
+        for piece in pieces:
+            sent = 0
+            if self.connected and not (
+                self._writeDisconnected or self.dataBuffer or self._tempDataLen
+            ):
+                try:
+                    sent = self.socket.send(piece, _END_OF_RECORD)
+                except OSError as error:
+                    self._note_failure(error)
+                if sent == len(piece):
+                    continue
+            self.send_buffer(bytes(memoryview(piece)[sent:]))
+        if self.patient and self.connected and not self.dataBuffer:
+            self._pause_producer()
 
     def send_pieces(self, pieces: list[memoryview]) -> None:
         """As `send_now`, with several pieces in one call."""

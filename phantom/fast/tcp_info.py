@@ -11,8 +11,8 @@ import attrs
 LINUX = hasattr(socket, "TCP_CORK")
 
 # struct tcp_info (linux/tcp.h), as far as `tcpi_delivered`: the flags of the last rate sample,
-# snd_mss, unacked, rtt, snd_cwnd, notsent_bytes, min_rtt, delivered.
-_TCP_INFO = struct.Struct("=7xB8xI4xI40xI8xI60xII40xI")
+# snd_mss, rtt, min_rtt, delivered.
+_TCP_INFO = struct.Struct("=7xB8xI48xI76xI40xI")
 _APP_LIMITED = 1
 
 
@@ -26,9 +26,6 @@ class ConnectionState:
         round_trip: Seconds, smoothed.
         least_round_trip: Seconds; 0 when nothing was measured yet.
         delivered: Segments that arrived, modulo 2**32.
-        under_way: Segments that were sent and are not acknowledged.
-        unsent: Bytes that wait to be sent for the first time.
-        window: Segments of the congestion window: so many may be under way.
     """
 
     starved: bool
@@ -36,9 +33,6 @@ class ConnectionState:
     round_trip: float
     least_round_trip: float
     delivered: int
-    under_way: int = 0
-    unsent: int = 0
-    window: int = 0
 
 
 def read_state(handle: socket.socket) -> ConnectionState | None:
@@ -51,7 +45,7 @@ def read_state(handle: socket.socket) -> ConnectionState | None:
         return None
     if len(raw) < _TCP_INFO.size:
         return None  # older than Linux 4.18
-    flags, segment, under_way, round_trip, window, unsent, least, delivered = _TCP_INFO.unpack(raw)
+    flags, segment, round_trip, least, delivered = _TCP_INFO.unpack(raw)
     # The kernel's value before the first sample is all ones.
     least = 0 if least == 0xFFFFFFFF else least
     return ConnectionState(
@@ -60,7 +54,4 @@ def read_state(handle: socket.socket) -> ConnectionState | None:
         round_trip / 1e6,
         least / 1e6,
         delivered,
-        under_way,
-        unsent,
-        window,
     )

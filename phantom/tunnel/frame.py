@@ -1,4 +1,4 @@
-"""FrameProtocol: frames on one link, and whether that link is alive.
+"""FrameProtocol: frames on one link.  Whether it is alive, `phantom.tunnel.liveness` finds out.
 
 Below is a transport of whole records (`phantom.tunnel.noise`): each ``dataReceived`` is the
 plaintext of one record, each ``write`` becomes one; ``received`` counts its bytes.  Above is
@@ -16,56 +16,24 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phantom.core.budget import TokenBucket
-from phantom.core.wire import (
-    MAX_PING,
-    MAX_RECORD_PLAINTEXT,
-    FrameType,
-    pack_frame,
-    parse_frames,
-    whole_data,
-)
+from phantom.core.wire import MAX_RECORD_PLAINTEXT, FrameType, parse_frames, whole_data
 from phantom.errors import RemoteProtocolError, TimeoutExpired
 from phantom.interfaces import LinkGauge
 from phantom.layer import bottom
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
+from phantom.tunnel.liveness import Liveness
 from phantom.tunnel.shaper import Shaper
 
 log = make_logger()
 
-#: Pings a peer may send at once, and a second in the long run.  Ours come every 20 s or so,
-#: and a few at once after sleep or to measure.
-PING_BURST = 32
-PING_RATE = 4.0
 #: Records of nothing but padding or skippable frames a second: cover traffic is tens a
 #: second at its most aggressive.
 IDLE_BURST = 1024
 IDLE_RATE = 256.0
-#: Smallest PING payload: 8 bytes tell one ping from another.
-MIN_PING = 8
-#: Misses after which the link is dead (doc/spec/wire.md).
-MISSES = 2
-#: Seconds of silence, at least and at most, after which a link that was busy is asked for a
-#: sign of life, while somebody waits for data: a path that freezes is noticed so.
-QUIET = (1.0, 2.0)
-#: Seconds a busy link may take to answer such a question, at least; slow paths get more.  A
-#: link that is given up wrongly costs a handshake: sessions survive it.
-PATIENCE = 2.0
-#: The same two where links were seen to freeze: there a stall happens on every link.
-HASTY_QUIET = (0.2, 0.4)
-HASTY_PATIENCE = 0.4
-#: ... and at most: one record on a link of 6 KB/s.
-MAX_PATIENCE = 10.0
-#: ... which is this many round trips where they are known.
-PATIENCE_ROUND_TRIPS = 6.0
-#: Bytes of an incomplete record that are a sign of life too: a slow link may take minutes for
-#: one, while what arrives at less than this in a keepalive interval moves nothing.
-PROGRESS = 1024
 #: Seconds a link that is being closed may take to send what was written: 128 KB at 6 KB/s.  A
 #: peer that never reads would keep it for ever.
 CLOSE_TIMEOUT = 20.0
-#: How much the keepalive interval varies to either side: regular timers are a signature.
-JITTER = 0.35
 
 
 class FrameReceiver(Protocol):
@@ -123,8 +91,7 @@ class FrameProtocol:
     Args:
         runtime: Clock and entropy.
         receiver: Who gets the frames; may be replaced while running.
-        keepalive: Seconds without a sign of life after which a ping is sent, varied by
-            `JITTER`; 0 sends none.
+        keepalive: See `Liveness`.
         shaper: Pads small records and may hold them back; None leaves all as they are.
 
     Attributes:
@@ -132,6 +99,7 @@ class FrameProtocol:
         last_heard: When the last record came, in the clock's seconds.
         congested: Whether the transport below holds as much unsent data as it should.
         peer_key: The peer's static public key, from the handshake (32 bytes).
+        separates: Whether packets that wait in the kernel stay apart.
         round_trip: Seconds the handshake or the last PONG took, None before.
         records: Records either way.
         allowance: Bytes and records after which `on_allowance` is called, once; None for
@@ -154,27 +122,19 @@ class FrameProtocol:
         self._shaper = Shaper(runtime, None) if shaper is None else shaper
         self._shaper.link = self
         self.receiver = receiver
-        self._keepalive = keepalive
+        self._liveness = Liveness(runtime, self, keepalive)
         self.congested = False
         self.connected = False
         self._gauge: LinkGauge | None = None
+        self.separates = False
         self.round_trip: float | None = None
         self.last_heard = runtime.clock.seconds()
-        self._records_received = 0
         self.records = 0
         self.allowance: tuple[int, int] | None = None
         self.on_allowance: Callable[[], None] | None = None
         self.hasty = False
         self.fell_silent = False
-        self._bytes_seen = 0
-        self._bytes_at_record = 0
-        self._misses = 0
-        self._timer: IDelayedCall | None = None
-        self._probe: IDelayedCall | None = None
-        self._watch: IDelayedCall | None = None
         self._closing: IDelayedCall | None = None
-        self._ping: tuple[bytes, float] | None = None
-        self._pings = TokenBucket(PING_RATE, PING_BURST)
         self._idle = TokenBucket(IDLE_RATE, IDLE_BURST)
 
     @property
@@ -236,10 +196,6 @@ class FrameProtocol:
         """Note that a stream begins."""
         self._shaper.stream_opened()
 
-    def packets(self) -> tuple[int, int] | None:
-        """See `phantom.interfaces.LinkGauge`; None where there is none."""
-        return self._gauge.packets() if self._gauge is not None else None
-
     # -- IProtocol, from the record layer ---------------------------------------------
 
     def makeConnection(self, transport: Any) -> None:
@@ -253,9 +209,11 @@ class FrameProtocol:
         self.round_trip = self.transport.handshake_time
         if self.lean:
             self._shaper.add_nothing()
-        self._gauge = getattr(bottom(self.transport), "link_gauge", None)
+        lowest = bottom(self.transport)
+        self._gauge = getattr(lowest, "link_gauge", None)
+        self.separates = getattr(lowest, "separates", False)
         self.transport.registerProducer(self, True)
-        self._arm_keepalive()
+        self._liveness.start()
         self.receiver.link_made(self)
 
     def dataReceived(self, data: bytes | memoryview) -> None:
@@ -264,12 +222,13 @@ class FrameProtocol:
 
     def records_received(self, records: list[memoryview]) -> None:
         """Deal with the frames of several records, which are only valid during the call."""
+        liveness = self._liveness
         self.last_heard = self._runtime.clock.seconds()
-        self._records_received += len(records)
+        liveness.records += len(records)
         self.records += len(records)
         if self.allowance is not None:
             self._check_allowance(self.allowance)
-        self._bytes_at_record = self.transport.received
+        liveness.bytes_at_record = self.transport.received
         useful = False
         row: list[tuple[int, memoryview]] = []
         try:
@@ -295,8 +254,8 @@ class FrameProtocol:
             if row and self.connected:
                 self.receiver.data_received(self, row)
                 useful = True
-            if useful and self._watch is None and self.connected:
-                self._watch_quiet()
+            if useful and not liveness.watching and self.connected:
+                liveness.watch()
         except RemoteProtocolError as error:
             self.receiver.protocol_failed(self, error)
         self.receiver.records_done(self)
@@ -306,9 +265,9 @@ class FrameProtocol:
         useful = False
         for kind, stream_id, payload in parse_frames(record):
             if kind == FrameType.PING:
-                self._ping_received(payload)
+                self._liveness.ping_received(payload)
             elif kind == FrameType.PONG:
-                self._pong_received(payload)
+                self._liveness.pong_received(payload)
             elif kind != FrameType.PADDING and kind < 0x80:
                 useful = True
                 self.receiver.frame_received(self, kind, stream_id, payload)
@@ -321,10 +280,10 @@ class FrameProtocol:
         if not self.connected:
             return
         self.connected = False
-        for timer in (self._timer, self._probe, self._watch, self._closing):
-            if timer is not None and timer.active():
-                timer.cancel()
-        self._timer = self._probe = self._watch = self._closing = None
+        self._liveness.stop()
+        closing, self._closing = self._closing, None
+        if closing is not None and closing.active():
+            closing.cancel()
         self._shaper.stop()
         if self._gauge is not None:
             self._gauge.stop()
@@ -335,8 +294,8 @@ class FrameProtocol:
     def send_record(self, plaintext: bytes | memoryview) -> None:
         """Send whole frames as one record; ignored on a link that is gone."""
         if self.connected:
-            if self._watch is None:
-                self._watch_quiet()
+            if not self._liveness.watching:
+                self._liveness.watch()
             self.records += 1
             if len(plaintext) < self._shaper.below:
                 self._shaper.send((plaintext,))
@@ -348,8 +307,8 @@ class FrameProtocol:
     def send_records(self, plaintexts: list[memoryview]) -> None:
         """Send several records in one go; each is whole frames, valid during the call."""
         if self.connected:
-            if self._watch is None:
-                self._watch_quiet()
+            if not self._liveness.watching:
+                self._liveness.watch()
             self.records += len(plaintexts)
             if len(plaintexts[-1]) < self._shaper.below:
                 self._shaper.send(plaintexts)
@@ -390,7 +349,7 @@ class FrameProtocol:
         """The transport takes no more; its end follows."""
         self.congested = True
 
-    # -- keepalive ----------------------------------------------------------------------
+    # -- its end --------------------------------------------------------------------------
 
     def fail(self, why: str, *, silent: bool = True) -> None:
         """Give the link up, at once: it is dead, whatever TCP believes.
@@ -400,99 +359,21 @@ class FrameProtocol:
             silent: Whether nothing comes by it any more.
         """
         if self.connected:
-            self._die(why, silent=silent)
+            self.fell_silent = silent
+            log.debug("link dead: {why}", why=why)
+            transport = self.transport
+            self.connectionLost(Failure(TimeoutExpired(why)))
+            transport.abortConnection()
 
     def probe(self) -> None:
-        """Ask for a sign of life now: after sleep, when the network changed, when quiet."""
-        patience = HASTY_PATIENCE if self.hasty else PATIENCE
-        if self.round_trip is not None:
-            patience = min(MAX_PATIENCE, max(patience, PATIENCE_ROUND_TRIPS * self.round_trip))
-        if self.congested and not self.hasty:
-            patience = MAX_PATIENCE  # the question itself waits behind data
-        if self.connected and self._probe is None:
-            self._probe = self._runtime.call_later(patience, self._probe_due, self.received)
-            self._send_ping()
-
-    def _probe_due(self, received: int) -> None:
-        self._probe = None
-        if self.received == received:
-            self._die("no answer to a probe")
-
-    def _watch_quiet(self) -> None:
-        """Look again in a moment whether the link has gone quiet."""
-        self._watch = self._runtime.call_later(
-            self._runtime.uniform(*(HASTY_QUIET if self.hasty else QUIET)),
-            self._quiet_due,
-            self.received,
-        )
-
-    def _quiet_due(self, received: int) -> None:
-        self._watch = None
-        if self.received != received:
-            # Still busy: look again.  One timer every two seconds, whatever the traffic.
-            self._watch_quiet()
-        elif self._keepalive > 0 and self.receiver.expects:
-            self.probe()
-
-    def _arm_keepalive(self) -> None:
-        if self._keepalive <= 0:
-            return
-        spread = self._keepalive * JITTER
-        delay = self._runtime.uniform(self._keepalive - spread, self._keepalive + spread)
-        self._timer = self._runtime.call_later(delay, self._keepalive_due, self._records_received)
-
-    def _keepalive_due(self, records: int) -> None:
-        self._timer = None
-        received = self.received
-        heard = self._records_received != records
-        if heard or received - self._bytes_seen >= PROGRESS:
-            self._misses = 0
-        else:
-            self._misses += 1
-        self._bytes_seen = received
-        if self._misses > MISSES:
-            self._die(f"no sign of life after {MISSES} pings")
-            return
-        # In the middle of a long record the peer waits for its acknowledgement, and a ping
-        # tells it not to give up.
-        if not heard or received - self._bytes_at_record >= PROGRESS:
-            self._send_ping()
-        self._arm_keepalive()
+        """Ask for a sign of life now: after sleep, or when the network changed."""
+        self._liveness.probe()
 
     def _check_allowance(self, allowance: tuple[int, int]) -> None:
         if self.received >= allowance[0] or self.records >= allowance[1]:
             self.allowance = None
             if self.on_allowance is not None:
                 self.on_allowance()
-
-    def _die(self, why: str, *, silent: bool = True) -> None:
-        self.fell_silent = silent
-        log.debug("link dead: {why}", why=why)
-        transport = self.transport
-        self.connectionLost(Failure(TimeoutExpired(why)))
-        transport.abortConnection()
-
-    def _send_ping(self) -> None:
-        payload = self._runtime.entropy(self._runtime.randint(MIN_PING, MAX_PING))
-        self._ping = (payload, self._runtime.clock.seconds())
-        self._send_aside(pack_frame(FrameType.PING, 0, payload))
-
-    def _send_aside(self, record: bytes) -> None:
-        """Send a ping or a pong: they must not start the watch for quiet anew."""
-        if self.connected:
-            self.transport.write(record)
-
-    def _ping_received(self, payload: memoryview) -> None:
-        if len(payload) > MAX_PING:
-            raise RemoteProtocolError("a PING that is too long")
-        if not self._pings.spend(self._runtime.clock.seconds()):
-            raise RemoteProtocolError("a flood of pings")
-        self._send_aside(pack_frame(FrameType.PONG, 0, bytes(payload)))
-
-    def _pong_received(self, payload: memoryview) -> None:
-        if self._ping is not None and payload == self._ping[0]:
-            self.round_trip = self._runtime.clock.seconds() - self._ping[1]
-            self._ping = None
 
 
 class DeadEnd:

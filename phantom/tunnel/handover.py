@@ -39,7 +39,7 @@ from phantom.tunnel.frame import CLOSE_TIMEOUT, FrameProtocol
 log = make_logger()
 
 #: Seconds between looks at whether part of a record has come, for links so slow that one takes
-#: long.  The owner judges silence after one second at the soonest (`phantom.tunnel.frame.QUIET`),
+#: long.  The owner judges silence after a second at the soonest (`phantom.tunnel.liveness.QUIET`),
 #: and by then asks first.
 PROGRESS_INTERVAL = 1.0
 #: Seconds a process that connected may take to say what for: it is a sibling and has it ready.

@@ -72,6 +72,7 @@ class NoiseProtocol(Layer):
         self._seal: Callable[[bytes | memoryview], bytes]
         self._seal_row: Callable[[Sequence[memoryview], memoryview], int]
         self._send_buffer: Callable[[bytes | memoryview], bool] | None = None
+        self._send_apart: Callable[[Sequence[bytes]], None] | None = None
         self._reader: RecordReader
         self._timer: IDelayedCall | None = None
 
@@ -85,6 +86,7 @@ class NoiseProtocol(Layer):
         self._seal = sealer.seal
         self._seal_row = sealer.seal_row
         self._send_buffer = getattr(self.transport, "send_buffer", None)
+        self._send_apart = getattr(self.transport, "send_apart", None)
         self._reader = RecordReader(RecordOpener(keys.receive, keys.cipher))
         self.start_upper()
         if leftover and not self._ended:
@@ -155,13 +157,18 @@ class NoiseProtocol(Layer):
         """
         if self._ended:
             return
-        sealed = memoryview(self._seal(data))
-        write = self._send_buffer or self.transport.write
+        sealed = self._seal(data)
+        pieces: list[bytes] = []
         start = 0
         for size in sizes:
-            write(bytes(sealed[start : start + size]))
+            pieces.append(sealed[start : start + size])
             start += size
-        write(bytes(sealed[start:]))
+        pieces.append(sealed[start:])
+        if self._send_apart is not None:
+            self._send_apart(pieces)
+        else:
+            for piece in pieces:
+                self.transport.write(piece)
 
     def write_records(self, plaintexts: list[memoryview]) -> None:
         """Send several records in one go, at once where the transport can."""

@@ -24,7 +24,6 @@ from phantom.core.shaping import (
     LEAST_PACKETS,
     MOST_HELD,
     OPENING_PACKETS,
-    PACED,
     PACKET,
     UNEVEN,
     WATCHED_PACKETS,
@@ -96,19 +95,23 @@ class Cut:
 
 
 class ShapedLink(Protocol):
-    """What a shaper needs of its link."""
+    """What a shaper needs of its link.
+
+    Attributes:
+        transport: Takes records.
+        congested: Whether what is written waits.
+        records: Records either way.
+        separates: Whether packets that wait in the kernel stay apart.
+    """
 
     transport: Any
     congested: bool
     records: int
+    separates: bool
 
     @property
     def record_limit(self) -> int:
         """Most bytes of plaintext that a record should have now."""
-        ...
-
-    def packets(self) -> tuple[int, int] | None:
-        """See `phantom.interfaces.LinkGauge`."""
         ...
 
 
@@ -126,8 +129,8 @@ class Shaper:
     """
 
     __slots__ = ("_cover", "_crowd", "_cut", "_cut_budget", "_delays", "_heard", "_held",
-                 "_held_size", "_padding", "_release", "_runtime", "_said_at", "_seen",
-                 "_watched", "_whole_until", "below", "link")  # fmt: skip
+                 "_held_size", "_padding", "_pause", "_release", "_runtime", "_said_at", "_seen",
+                 "_watched", "below", "link")  # fmt: skip
 
     #: Set before anything is sent.
     link: ShapedLink
@@ -144,10 +147,10 @@ class Shaper:
         self._delays = delays
         self._cut = cut
         self._cut_budget = TokenBucket(CUT_RATE, CUT_BURST)
-        self._whole_until = 0.0
+        self._pause: IDelayedCall | None = None  # meanwhile nothing is cut
         self._watched = WATCHED_PACKETS  # so many more may somebody count, or know a handshake by
-        self._crowd = 0  # small packets under way, at most: those ...
-        self._heard = -1  # ... since so many bytes were received, or what the kernel has counted
+        self._crowd = 0  # small packets that the kernel may join: those ...
+        self._heard = -1  # ... since so many bytes were received
         self._said_at = 0  # bytes received when something was said last
         self._held: list[bytes] = []
         self._held_size = 0
@@ -161,17 +164,13 @@ class Shaper:
         """While something is held back everything has to come by here, or it would overtake."""
         padded = 0 if self._padding is None or self._watched <= 0 else self._padding.below
         small = 0 if self._delays is None else self._delays.below
-        if self._cut is not None and self._cut.below is None:
-            small = max(small, PACED + 1)  # or nobody would see that a pause from cutting is over
-        whole = self._cut is None or self._cut.below is not None or self._whole_until > 0
-        everything = self._held or not whole
+        everything = self._held or self.apart
         self.below = MAX_RECORD_PLAINTEXT + 1 if everything else max(padded, small)
 
     def stream_opened(self) -> None:
         """Note that a stream begins, and perhaps a handshake in it."""
-        if self._watched < OPENING_PACKETS:
-            self._watched = OPENING_PACKETS
-            self._set_below()
+        self._watched = min(WATCHED_PACKETS, max(0, self._watched) + OPENING_PACKETS)
+        self._set_below()
 
     def add_nothing(self) -> None:
         """Pad nothing and cut nothing on this link: it may not carry much."""
@@ -208,13 +207,12 @@ class Shaper:
 
     def _send(self, records: Sequence[bytes | memoryview]) -> None:
         last = records[-1]
-        if self._watched <= 0 and len(last) <= _ONE_PACKET and len(records) == 1:
-            self.link.transport.write(last)
-            return
         before = sum(map(len, records)) - len(last)
+        if self._watched <= 0:
+            self._send_unwatched(records, before + len(last))
+            return
         if (
             self._padding is not None
-            and self._watched > 0
             and len(last) < self._padding.below
             and not self._amid_bulk(last[0])
         ):
@@ -223,9 +221,27 @@ class Shaper:
                 last = b"".join((last, padding))
                 records = [*records[:-1], last]
         if self._cut is not None and self._may_cut(before + len(last), self._cut):
-            self._send_apart(records, self._cut.most)
-        elif len(records) == 1:
-            self.link.transport.write(last)
+            self._send_apart(records, self._cut.most, max(1, LEAST_PACKETS + 1 - len(records)))
+        else:
+            self._send_whole(records)
+
+    def _send_unwatched(self, records: Sequence[bytes | memoryview], size: int) -> None:
+        """Send with no padding; on bare TCP in packets that are small, but no more than needed."""
+        cut = self._cut
+        if cut is None or cut.most is None:
+            self._send_whole(records)
+            return
+        if len(records) == 1 and size <= _ONE_PACKET:
+            self._note_packets(1)
+            self.link.transport.write_apart(records[0], ())
+        elif self._may_cut(size, cut):
+            self._send_apart(records, cut.most, 1)
+        else:
+            self._send_whole(records)
+
+    def _send_whole(self, records: Sequence[bytes | memoryview]) -> None:
+        if len(records) == 1:
+            self.link.transport.write(records[0])
         else:
             self.link.transport.write_records([memoryview(record) for record in records])
 
@@ -236,7 +252,7 @@ class Shaper:
         return (
             heard >= AMID_BULK
             and kind in _ACKNOWLEDGES
-            and self._whole_until > self._runtime.clock.seconds()
+            and self._pause is not None
         )
 
     def _padding_for(self, size: int, before: int, policy: PaddingPolicy) -> bytes:
@@ -255,50 +271,48 @@ class Shaper:
     @property
     def apart(self) -> bool:
         """Whether all that is said leaves in small packets now."""
-        return (
-            self._cut is not None
-            and self._cut.below is None
-            and (not self._whole_until or self._runtime.clock.seconds() >= self._whole_until)
-        )
+        return self._cut is not None and self._cut.below is None and self._pause is None
 
     @property
     def crowded(self) -> bool:
         """Whether so many small packets have left that the next should wait for a millisecond."""
-        if self._crowd < CROWD or not self.apart:
-            return False
-        # Most of them were said long ago, it may be, and what answered was the kernel only; and
-        # on a link that has carried something the window has room for more.
-        packets = self.link.packets()
-        if packets is None:
-            return True
-        self._crowd, window = packets
-        return self._crowd >= CROWD and self._crowd + CROWD > window
+        return self._crowd >= CROWD and not self.link.separates and self.apart
 
     def _may_cut(self, size: int, cut: Cut) -> bool:
         """Return whether so many bytes of plaintext should leave in pieces."""
-        if cut.below is not None and size >= cut.below:
+        if self._pause is not None or (cut.below is not None and size >= cut.below):
             return False
-        now = self._runtime.clock.seconds()
-        if now < self._whole_until:
-            return False
-        may = self._cut_budget.spend(now, size + OVERHEAD)
-        self._whole_until = 0.0 if may else now + CUT_PAUSE
+        if self._cut_budget.spend(self._runtime.clock.seconds(), size + OVERHEAD):
+            return True
+        self._pause = self._runtime.call_later(CUT_PAUSE, self._pause_over)
         self._set_below()
-        return may
+        return False
 
-    def _send_apart(self, records: Sequence[bytes | memoryview], most: int | None) -> None:
-        packets = max(1, LEAST_PACKETS + 1 - len(records)) if self._watched > 0 else 1
+    def _pause_over(self) -> None:
+        self._pause = None
+        self._set_below()
+
+    def _send_apart(
+        self, records: Sequence[bytes | memoryview], most: int | None, packets: int
+    ) -> None:
+        """Send records in pieces: each in `packets` at least, none of more than `most` bytes."""
+        counts = records[0][0] in _SPEECH
+        for record in records:
+            sizes = pieces(len(record) + OVERHEAD, packets, most, self._runtime.randint)
+            self._note_packets(len(sizes) + 1)
+            if counts:
+                self._watched -= len(sizes) + 1
+            self.link.transport.write_apart(record, sizes)
+        if self._watched <= 0:
+            self._set_below()
+
+    def _note_packets(self, count: int) -> None:
+        """Count small packets that are under way."""
         received = self.link.transport.received
         if received != self._heard:
             self._heard = received
             self._crowd = 0  # an answer says that what was sent has left the congestion window
-        for record in records:
-            sizes = pieces(len(record) + OVERHEAD, packets, most, self._runtime.randint)
-            self.link.transport.write_apart(record, sizes)
-            self._crowd += len(sizes) + 1
-            self._watched -= len(sizes) + 1
-        if self._watched <= 0:
-            self._set_below()
+        self._crowd += count
 
     # -- timing ---------------------------------------------------------------------------
 
@@ -349,9 +363,9 @@ class Shaper:
 
     def stop(self) -> None:
         """Drop what is held back: the link is gone."""
-        for timer in (self._release, self._cover):
+        for timer in (self._release, self._cover, self._pause):
             if timer is not None and timer.active():
                 timer.cancel()
-        self._release = self._cover = None
+        self._release = self._cover = self._pause = None
         self._held.clear()
         self._held_size = 0

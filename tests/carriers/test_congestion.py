@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -195,39 +194,6 @@ def test_an_idle_link_is_not_watched(full: Full, runtime: Runtime, clock: Clock)
     full.connected = False
     clock.advance(1)
     assert not clock.getDelayedCalls()
-
-
-def test_packets_under_way_are_those_the_kernel_has_sent(full: Full, runtime: Runtime) -> None:
-    gauge = LinkGauge(runtime, full)
-    full.state = ConnectionState(False, 1000, 0.041, 0.04, 0, under_way=7, window=10)
-    assert gauge.packets() == (7, 10)
-    # What waits behind them is being joined to large packets at this moment.
-    full.state = ConnectionState(False, 1000, 0.041, 0.04, 0, under_way=2, unsent=500)
-    assert gauge.packets() is None
-    full.connected = False
-    assert gauge.packets() is None
-
-
-@linux
-def test_the_kernel_counts_what_nobody_takes() -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        socket.create_connection(server.getsockname()) as near,
-        server.accept()[0] as far,
-    ):
-        near.sendall(b"x")
-        deadline = time.monotonic() + 10
-        while (state := read_state(near)) and state.under_way and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert state is not None and (state.under_way, state.unsent) == (0, 0)
-        assert 2 <= state.window <= 100  # ten at first (RFC 6928), and a few that it has grown by
-        near.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            while True:
-                near.send(bytes(65536))
-        state = read_state(near)
-        assert state is not None and state.unsent > 0
-        assert far.recv(1) == b"x"
 
 
 @linux

@@ -12,7 +12,8 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from phantom.carriers.tcp import unsent
-from phantom.carriers.tls import ANSWERS_LOOK, MOST_ANSWERS, TLSLayer
+from phantom.carriers.tls import TLSLayer
+from phantom.carriers.tls_answers import ANSWERS_LOOK, MOST_ANSWERS
 from phantom.fast.sockets import READ_SIZE
 
 #: Little lies in the kernel, so that little has to be asked for.

@@ -430,3 +430,25 @@ def test_what_a_transport_keeps_stays_as_it_is(pair: Any, kept: bool) -> None:
             end.queue += copy
         wire.run()
         assert other.received == b"".join(bytes([n]) * size for n, size in enumerate(sizes))
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_pieces_that_leave_apart_are_records_of_their_own(pair: Any, able: bool) -> None:
+    near, far, wire = pair()
+    wire.run()
+    end = wire.ends[0]
+    given: list[bytes] = []
+    if able:
+        end.send_apart = given.extend
+    near.transport.send_apart([b"one", b"two", bytes(700)])
+    if able:
+        assert [record[0] for record in given] == [0x17] * 3
+        assert [5 + int.from_bytes(record[3:5], "big") for record in given] == [*map(len, given)]
+        end.queue += b"".join(given)
+    wire.run()
+    assert far.received == b"onetwo" + bytes(700)
+    near.transport.loseConnection()
+    given.clear()
+    near.transport.send_apart([b"too late"])
+    wire.run()
+    assert far.received == b"onetwo" + bytes(700)

@@ -21,8 +21,9 @@ from phantom.core.wire import (
     pack_frame,
 )
 from phantom.errors import Outcome, RemoteProtocolError
-from phantom.tunnel.frame import PING_BURST, DeadEnd, FrameProtocol
+from phantom.tunnel.frame import DeadEnd, FrameProtocol
 from phantom.tunnel.handover import Junction
+from phantom.tunnel.liveness import PING_BURST
 from phantom.tunnel.mux import (
     ANNOUNCEMENT_BURST,
     CONTROL_BURST,

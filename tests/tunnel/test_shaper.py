@@ -71,13 +71,10 @@ class Link:
     record_limit = 65519
     congested = False
     records = 0
-    under_way: tuple[int, int] | None = None
+    separates = False
 
     def __init__(self) -> None:
         self.transport = Wire()
-
-    def packets(self) -> tuple[int, int] | None:
-        return self.under_way
 
 
 def shaped(
@@ -374,6 +371,50 @@ def test_an_upload_that_nobody_watches_is_no_slower() -> None:
     assert whole > 1500
 
 
+def test_every_stream_of_a_page_has_its_bursts_cut() -> None:
+    """Each of thirty that open at once may hold a handshake of two bursts."""
+    for bare in (True, False):
+        clock, link, shaper = cut(bare=bare)
+        type_until(WATCHED_PACKETS, link, shaper, clock)
+        for _ in range(30):
+            shaper.stream_opened()
+            shaper.send([pack_frame(FrameType.STREAM_OPEN, 1, bytes(40))])
+        clock.advance(2)
+        for size in (517, 80):
+            for _ in range(30):
+                link.transport.packets.clear()
+                link.transport.received += 3000
+                shaper.send([data(size)])
+                assert len(link.transport.packets) >= LEAST_PACKETS
+                clock.advance(0.05)
+
+
+def test_what_is_only_acknowledged_ends_nothing() -> None:
+    clock, link, shaper = cut(bare=True)
+    for _ in range(2 * WATCHED_PACKETS):
+        link.transport.received += 100
+        shaper.send([pack_frame(FrameType.ACK, 0, bytes(8))])
+        clock.advance(0.02)
+    type_until(WATCHED_PACKETS - LEAST_PACKETS, link, shaper, clock)
+
+
+def test_a_pause_ends_by_itself() -> None:
+    """Not only when something small leaves: what is said first after it may be long."""
+    for watched in (True, False):
+        clock, link, shaper = cut(bare=True)
+        if not watched:
+            type_until(WATCHED_PACKETS, link, shaper, clock)
+        while shaper.apart:
+            shaper.send([data(2000)])
+        clock.advance(0.9)
+        assert not shaper.apart and shaper.below <= Scheme().low
+        clock.advance(0.2)
+        assert shaper.apart and shaper.below > 65519
+        link.transport.packets.clear()
+        shaper.send([data(10_000)])
+        assert max(link.transport.packets) <= PACKET
+
+
 def test_what_opens_early_ends_nothing_earlier() -> None:
     clock, link, shaper = cut(bare=True)
     shaper.stream_opened()
@@ -396,7 +437,7 @@ def test_a_download_is_acknowledged_whole() -> None:
 
 def test_what_is_said_beside_a_download_is_padded() -> None:
     clock, link, shaper = cut(bare=False)
-    while not shaper._whole_until:  # the pause in which all leaves whole
+    while not shaper._pause:  # the pause in which all leaves whole
         link.transport.received += 10
         shaper.send([data(3000)])
     clock.advance(0.1)
@@ -477,33 +518,19 @@ def test_who_is_answered_does_not_wait() -> None:
     assert max(waited) < PACE / 2
 
 
-@pytest.mark.parametrize(
-    ("under_way", "waits"),
-    [
-        (None, True),
-        ((8, 10), True),
-        ((7, 10), False),
-        ((0, 10), False),
-        ((12, 20), False),  # room for as many as a record of `PACED` bytes makes
-        ((13, 20), True),
-        ((8, 4), True),
-    ],
-)
-def test_only_packets_that_are_under_way_make_the_next_wait(
-    under_way: tuple[int, int] | None, waits: bool
-) -> None:
-    """What was said long ago has left the congestion window, though nobody has answered."""
+@pytest.mark.parametrize("separates", [True, False])
+def test_packets_that_the_kernel_keeps_apart_need_not_wait(separates: bool) -> None:
     shaping = Shaping(padding=Padding.DEFAULT, timing=Timing.OFF, client=True, bare=True)
     shaper = shaping.shaper(fake_runtime(Clock(), seed=5))
     shaper.link = link = Link()
+    link.separates = separates
     shaper.send([data(40)])
     assert not shaper.crowded
-    link.under_way = under_way
     shaper.send([data(40)])
-    assert shaper.crowded == waits
-    if under_way == (0, 10):
-        shaper.send([data(40)])
-        assert not shaper.crowded
+    assert shaper.crowded != separates
+    link.transport.received += 1
+    shaper.send([data(40)])
+    assert not shaper.crowded, "somebody has answered"
 
 
 # -- what a server pushes ---------------------------------------------------------------------

@@ -1,0 +1,68 @@
+"""Pieces that leave as segments of their own, over real sockets."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+import pytest
+from support.quick import CHANCE, Producer, Wire
+
+linux = pytest.mark.skipif(not hasattr(socket, "TCP_CORK"), reason="Linux only")
+
+#: Offset of `tcpi_data_segs_out` in struct tcp_info (linux/tcp.h).
+_SEGMENTS_OUT = 156
+
+
+def segments(wire: Wire) -> int:
+    """Return how many segments with data the connection has sent."""
+    raw = wire.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SEGMENTS_OUT + 4)
+    count: int = struct.unpack_from("=I", raw, _SEGMENTS_OUT)[0]
+    return count
+
+
+@linux
+@pytest.mark.parametrize("apart", [True, False])
+def test_what_waits_in_the_kernel_stays_apart(wire: Wire, apart: bool) -> None:
+    """A paced connection holds back what is beyond its pace, as one beyond its window does."""
+    pace = getattr(socket, "SO_MAX_PACING_RATE", 47)
+    wire.socket.setsockopt(socket.SOL_SOCKET, pace, struct.pack("=I", 200_000))
+    wire.quick.setTcpNoDelay(True)
+    pieces = [CHANCE.randbytes(300) for _ in range(40)]
+    before = segments(wire)
+    if apart:
+        wire.quick.send_apart(pieces)
+    else:
+        for piece in pieces:
+            wire.quick.send_now(piece)
+    assert wire.read(12_000) == b"".join(pieces)
+    sent = segments(wire) - before
+    assert sent >= 40 if apart else sent < 30
+
+
+def test_pieces_that_must_wait_keep_their_order(wire: Wire) -> None:
+    producer = Producer()
+    wire.quick.registerProducer(producer, True)
+    given = wire.fill()
+    pieces = [CHANCE.randbytes(300) for _ in range(5)]
+    wire.quick.send_apart(pieces)
+    assert producer.paused
+    expected = given + b"".join(pieces)
+    assert wire.read(len(expected)) == expected
+
+
+def test_a_patient_one_is_paused_behind_the_last_piece(wire: Wire) -> None:
+    wire.quick.patient = True
+    producer = Producer()
+    wire.quick.registerProducer(producer, True)
+    wire.quick.send_apart([b"one", b"two"])
+    assert producer.told == ["pause"]
+    assert wire.read(6) == b"onetwo"
+    wire.until(lambda: producer.told[-1] == "resume")
+
+
+def test_nothing_is_sent_apart_behind_the_end(wire: Wire) -> None:
+    wire.quick.loseWriteConnection()
+    wire.until(lambda: wire.protocol.events)
+    wire.quick.send_apart([b"too", b"late"])
+    assert wire.read_end() == "end"
