@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from support.keys import CLIENT, CLIENT_PUBLIC, SERVER, SERVER_PUBLIC, keypair
-from support.pipes import Split, byte_by_byte, join, run, seeded_split, whole
+from support.pipes import PipeEnd, Split, byte_by_byte, join, run, seeded_split, whole
 from support.runtime import fake_runtime
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
@@ -219,6 +219,28 @@ def test_records_cross_an_established_link(mode: Mode, cipher: Cipher, split: Sp
     assert pair.server_upper.records == [b"one", b"two"]
     assert pair.client_upper.records == [b"x" * 65519]
     assert pair.undecided == pair.decided == [pair.server]
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_record_in_pieces_leaves_apart_where_the_transport_can(
+    able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces: list[list[bytes]] = []
+    if able:
+
+        def send_apart(end: PipeEnd, given: list[bytes]) -> None:
+            pieces.append(given)
+            end.write(b"".join(given))
+
+        monkeypatch.setattr(PipeEnd, "send_apart", send_apart, raising=False)
+    pair = Pair(Mode.BARE)
+    pair.client_upper.transport.write_apart(b"x" * 66, [20, 30])
+    pair.client_upper.transport.write_apart(b"y", ())
+    run(pair.clock, 1)
+    assert pair.server_upper.records == [b"x" * 66, b"y"]
+    assert [[len(piece) for piece in row] for row in pieces] == (
+        [[20, 30, 50], [35]] if able else []
+    )
 
 
 @pytest.mark.parametrize("greeting", [b"", GREETING, GREETING * 2, GREETING + SETTINGS_ACK])
