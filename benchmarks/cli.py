@@ -95,7 +95,7 @@ def peers_of(options: argparse.Namespace) -> list[Peer]:
         more += phantom.peers(Path(path), label)
     for python in options.python:
         label, _, path = python.partition("=")
-        if not os.access(path, os.X_OK):
+        if phantom.version_of(path) == "unknown":
             raise SystemExit(f"--python {python}: NAME=PROGRAM is wanted, a Python")
         more += phantom.peers(label=label, python=path)
     peers += [peer for peer in more if peer.name.partition("@")[0] in asked]

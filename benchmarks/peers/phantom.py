@@ -208,7 +208,10 @@ def with_settings(text: str) -> Peer:
 def version_of(python: str) -> str:
     """Return the version of an interpreter, "unknown" if it does not say."""
     ask = "import platform; print(platform.python_version())"
-    done = subprocess.run([python, "-c", ask], capture_output=True, text=True, timeout=20)
+    try:
+        done = subprocess.run([python, "-c", ask], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 
