@@ -19,6 +19,7 @@ from phantom.tunnel import (
     acknowledge,
     frame,
     initiator,
+    liveness,
     mux,
     post_quantum,
     registry,
@@ -109,7 +110,7 @@ def test_outcome_table() -> None:
 def test_numbers_of_wire() -> None:
     limits = section(WIRE, "Limits, and what breaking them costs")
     for burst, rate in (
-        (frame.PING_BURST, frame.PING_RATE),
+        (liveness.PING_BURST, liveness.PING_RATE),
         (frame.IDLE_BURST, frame.IDLE_RATE),
         (mux.CONTROL_BURST, mux.CONTROL_RATE),
         (mux.STRAY_BURST, mux.STRAY_RATE),
@@ -148,14 +149,14 @@ def test_signs_of_life() -> None:
     text = flat(WIRE, "Keepalive")
     for number in (
         f"{ServerConfig.__attrs_attrs__.keepalive.default:.0f} s by default",
-        f"varied by {frame.JITTER * 100:.0f} % either way",
-        f"{frame.PROGRESS} bytes or more of one that is not complete",
-        f"falls quiet for {frame.QUIET[0]:.0f} to {frame.QUIET[1]:.0f} s",
-        f"{frame.PATIENCE:.0f} s, or six round trips if that is more, at most "
-        f"{frame.MAX_PATIENCE:.0f} s",
+        f"varied by {liveness.JITTER * 100:.0f} % either way",
+        f"{liveness.PROGRESS} bytes or more of one that is not complete",
+        f"falls quiet for {liveness.QUIET[0]:.0f} to {liveness.QUIET[1]:.0f} s",
+        f"{liveness.PATIENCE:.0f} s, or six round trips if that is more, at most "
+        f"{liveness.MAX_PATIENCE:.0f} s",
     ):
         assert number in text, number
-    assert (frame.MISSES, frame.PATIENCE_ROUND_TRIPS) == (2, 6)  # written out in the text
+    assert (liveness.MISSES, liveness.PATIENCE_ROUND_TRIPS) == (2, 6)  # written out in the text
 
 
 def test_small_records_on_new_links() -> None:

@@ -249,11 +249,7 @@ class Shaper:
         """Whether this only acknowledges much of the peer's, at a time when such leaves whole."""
         received = self.link.transport.received
         heard, self._said_at = received - self._said_at, received
-        return (
-            heard >= AMID_BULK
-            and kind in _ACKNOWLEDGES
-            and self._pause is not None
-        )
+        return heard >= AMID_BULK and kind in _ACKNOWLEDGES and self._pause is not None
 
     def _padding_for(self, size: int, before: int, policy: PaddingPolicy) -> bytes:
         """Return the frame that goes with the last record of what leaves, if any."""
