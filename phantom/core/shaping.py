@@ -61,10 +61,15 @@ PACED = 2400
 #: millisecond where the kernel cannot be told to keep them apart: what goes beyond the congestion
 #: window, ten packets at first, it joins to large ones.
 CROWD = 8
-#: Bytes that leave in pieces at once, and a second; and the seconds for which nothing does once
-#: they are used up: a page takes some 80 KB.  An upload is thousands of large packets whatever is
-#: done, and must not be slow.
-CUT_BURST, CUT_RATE, CUT_PAUSE = 160 * 1024, 32 * 1024, 1.0
+#: Bytes that may leave in pieces, and how many are added a second in which nothing does; and the
+#: seconds, at least and at most, for which nothing is cut once they are used up: a page takes some
+#: 80 KB.  An upload is thousands of large packets whatever is done, and must not be slow: a window
+#: of so many packets carries four times as much in large ones.  It is not cut anew before less
+#: than so many bytes a second are sent.
+CUT_BURST, CUT_RATE, CUT_PAUSE = 160 * 1024, 32 * 1024, (1.0, 3.0)
+#: Acknowledgements in a row, with nothing said between, after which they leave whole: who downloads
+#: or listens says nothing else for hours, and no handshake has as many turns.
+SILENT_ACKS = 50
 #: Small packets of the client's on one link, in which something is said, after which nothing is
 #: padded or cut in four any more; and how many each stream that opens adds, up to as many: there
 #: may be a handshake in it.  nDPI stops at 25 packets, `phantom audit` looks at 1,000.  A keystroke

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -44,7 +45,7 @@ COPIED_REST = 128 * 1024
 
 # Nothing is appended to a segment that was sent so, whatever it waits for: the congestion window,
 # pacing, or the network card (automatic corking, which TCP_NODELAY does not end).
-_SEPARATES = hasattr(socket, "TCP_CORK")  # Linux, by an option of TCP that nothing else has
+_SEPARATES = sys.platform == "linux"
 _END_OF_RECORD = socket.MSG_EOR if _SEPARATES else 0
 
 # What a send says when it could be done later: no room, or no memory as Twisted has it.
@@ -101,6 +102,7 @@ class QuickConnection(QuickEnds):
     # Any: a push producer, if `streamingProducer` is set.
     producer: Any
     _read_end: Exception | None = None
+    _apart = 0  # bytes of the segments in which what waits leaves, if they are to be small
 
     def doRead(self) -> Any:
         """Read once, for whoever reads."""
@@ -238,6 +240,7 @@ class QuickConnection(QuickEnds):
         copied = len(rest) <= COPIED_REST
         self.dataBuffer = bytes(rest) if copied else rest  # type: ignore[assignment]
         self.offset = 0
+        self._apart = 0
         self._pause_producer()
         return copied
 
@@ -274,25 +277,30 @@ class QuickConnection(QuickEnds):
         if error.errno not in _FULL:
             self._read_end = CONNECTION_LOST
 
-    def send_apart(self, pieces: Sequence[bytes | memoryview]) -> None:
+    def send_apart(self, pieces: Sequence[bytes]) -> None:
         """As `send_now`, each piece as a segment of its own, however many wait to leave.
 
-        Linux (4.7) appends nothing to a segment that ends a record; elsewhere it may.  What must
-        wait here, as the kernel has no room for it, is joined, and the producer paused.
+        Linux (4.7) appends nothing to a segment that ends a record; other systems may.  What must
+        wait here, as the kernel has no room for it, leaves in segments no larger than the pieces.
         """
-        for piece in pieces:
-            sent = 0
-            if self.connected and not (
-                self._writeDisconnected or self.dataBuffer or self._tempDataLen
-            ):
-                try:
-                    sent = self.socket.send(piece, _END_OF_RECORD)
-                except OSError as error:
-                    self._note_failure(error)
-                if sent == len(piece):
-                    continue
-            self.send_buffer(bytes(memoryview(piece)[sent:]))
-        if self.patient and self.connected and not self.dataBuffer:
+        if not pieces or not self.connected or self._writeDisconnected:
+            return
+        if self.dataBuffer or self._tempDataLen:
+            self.write(b"".join(pieces))
+            return
+        for number, piece in enumerate(pieces):
+            try:
+                sent = self.socket.send(piece, _END_OF_RECORD)
+            except OSError as error:
+                self._note_failure(error)
+                sent = 0
+            if sent != len(piece):
+                self.dataBuffer = b"".join((piece[sent:], *pieces[number + 1 :]))
+                self.offset = 0
+                self._apart = max(map(len, pieces))
+                self._pause_producer()
+                return
+        if self.patient:
             self._pause_producer()
 
     def send_pieces(self, pieces: list[memoryview]) -> None:
@@ -332,7 +340,9 @@ class QuickConnection(QuickEnds):
         if producer is None or self._tempDataLen or not (data or self.patient):
             return super().doWrite()
         try:
-            if data:
+            if data and self._apart:
+                self._send_rest_apart(memoryview(data))
+            elif data:
                 # A view: Twisted cuts `bytes` by copying.
                 self.offset += self.socket.send(memoryview(data)[self.offset :])
         except OSError as error:
@@ -340,6 +350,7 @@ class QuickConnection(QuickEnds):
         if self.offset == len(data):
             self.dataBuffer = b""
             self.offset = 0
+            self._apart = 0
             self.producerPaused = False
             producer.resumeProducing()
             if not self.connected or self._aborting:
@@ -353,6 +364,11 @@ class QuickConnection(QuickEnds):
                     return super().doWrite()  # the end, which waited for this
                 self.stopWriting()
         return None
+
+    def _send_rest_apart(self, data: memoryview) -> None:
+        while self.offset < len(data):
+            piece = data[self.offset : self.offset + self._apart]
+            self.offset += self.socket.send(piece, _END_OF_RECORD)
 
 
 class QuickServer(QuickConnection, Server):

@@ -209,9 +209,8 @@ class FrameProtocol:
         self.round_trip = self.transport.handshake_time
         if self.lean:
             self._shaper.add_nothing()
-        lowest = bottom(self.transport)
-        self._gauge = getattr(lowest, "link_gauge", None)
-        self.separates = getattr(lowest, "separates", False)
+        self._gauge = getattr(bottom(self.transport), "link_gauge", None)
+        self.separates = getattr(self.transport, "separates", False)
         self.transport.registerProducer(self, True)
         self._liveness.start()
         self.receiver.link_made(self)

@@ -21,7 +21,7 @@ from phantom.errors import RemoteProtocolError
 from phantom.fast.buffers import SEALED_SIZE, borrow_opened, return_opened, sealed_buffer
 from phantom.fast.sockets import READ_SIZE
 from phantom.interfaces import StrangerPolicy
-from phantom.layer import Layer
+from phantom.layer import Layer, bottom
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
 from phantom.tunnel.post_quantum import Agreed
@@ -51,6 +51,8 @@ class NoiseProtocol(Layer):
         peer_instance: On the client, what names the server's running process.
         established: Whether the handshake is done.
         received: Bytes of records received, those of incomplete ones included.
+        sent: Bytes of records sent.
+        separates: Whether the packets of `write_apart` stay apart while they wait in the kernel.
         post_quantum: Whether the keys rest on more than X25519; set when established.
         lean: Whether nothing should be added to what is said; set when established.
     """
@@ -73,6 +75,8 @@ class NoiseProtocol(Layer):
         self._seal_row: Callable[[Sequence[memoryview], memoryview], int]
         self._send_buffer: Callable[[bytes | memoryview], bool] | None = None
         self._send_apart: Callable[[Sequence[bytes]], None] | None = None
+        self.separates = False
+        self.sent = 0
         self._reader: RecordReader
         self._timer: IDelayedCall | None = None
 
@@ -87,6 +91,8 @@ class NoiseProtocol(Layer):
         self._seal_row = sealer.seal_row
         self._send_buffer = getattr(self.transport, "send_buffer", None)
         self._send_apart = getattr(self.transport, "send_apart", None)
+        if self._send_apart is not None:
+            self.separates = getattr(bottom(self.transport), "separates", False)
         self._reader = RecordReader(RecordOpener(keys.receive, keys.cipher))
         self.start_upper()
         if leftover and not self._ended:
@@ -146,7 +152,9 @@ class NoiseProtocol(Layer):
     def write(self, data: bytes | memoryview) -> None:
         """Send whole frames as one record."""
         if not self._ended:
-            (self._send_buffer or self.transport.write)(self._seal(data))
+            sealed = self._seal(data)
+            self.sent += len(sealed)
+            (self._send_buffer or self.transport.write)(sealed)
 
     def write_apart(self, data: bytes | memoryview, sizes: Sequence[int]) -> None:
         """Send whole frames as one record, in packets of its own where the transport can.
@@ -158,6 +166,7 @@ class NoiseProtocol(Layer):
         if self._ended:
             return
         sealed = self._seal(data)
+        self.sent += len(sealed)
         pieces: list[bytes] = []
         start = 0
         for size in sizes:
@@ -176,10 +185,14 @@ class NoiseProtocol(Layer):
             return
         send_buffer = self._send_buffer
         if send_buffer is None:
-            self.transport.write(b"".join(map(self._seal, plaintexts)))
+            joined = b"".join(map(self._seal, plaintexts))
+            self.sent += len(joined)
+            self.transport.write(joined)
             return
         if len(plaintexts) == 1 and len(plaintexts[0]) < SEALED_APART:
-            send_buffer(self._seal(plaintexts[0]))
+            sealed = self._seal(plaintexts[0])
+            self.sent += len(sealed)
+            send_buffer(sealed)
             return
         row: list[memoryview] = []
         room = SEALED_SIZE
@@ -197,7 +210,9 @@ class NoiseProtocol(Layer):
     ) -> None:
         """Seal records that fit the lent buffer, and send them."""
         buffer = sealed_buffer.view
-        if not send_buffer(buffer[: self._seal_row(row, buffer)]):
+        size = self._seal_row(row, buffer)
+        self.sent += size
+        if not send_buffer(buffer[:size]):
             sealed_buffer.renew()
 
     def readConnectionLost(self) -> None:

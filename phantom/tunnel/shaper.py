@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import attrs
 from twisted.internet.interfaces import IDelayedCall
 
-from phantom.core.budget import TokenBucket
 from phantom.core.shaping import (
     AMID_BULK,
     CROWD,
@@ -25,6 +24,7 @@ from phantom.core.shaping import (
     MOST_HELD,
     OPENING_PACKETS,
     PACKET,
+    SILENT_ACKS,
     UNEVEN,
     WATCHED_PACKETS,
     Delays,
@@ -128,9 +128,9 @@ class Shaper:
         below: Records of at least so many bytes of plaintext go past it, for now.
     """
 
-    __slots__ = ("_cover", "_crowd", "_cut", "_cut_budget", "_delays", "_heard", "_held",
-                 "_held_size", "_padding", "_pause", "_release", "_runtime", "_said_at", "_seen",
-                 "_watched", "below", "link")  # fmt: skip
+    __slots__ = ("_acks", "_cover", "_crowd", "_cut", "_cut_at", "_cut_left", "_delays", "_heard",
+                 "_held", "_held_size", "_padding", "_pause", "_release", "_runtime", "_said_at",
+                 "_seen", "_sent", "_watched", "below", "link")  # fmt: skip
 
     #: Set before anything is sent.
     link: ShapedLink
@@ -146,8 +146,11 @@ class Shaper:
         self._padding = padding
         self._delays = delays
         self._cut = cut
-        self._cut_budget = TokenBucket(CUT_RATE, CUT_BURST)
+        self._cut_left = float(CUT_BURST)  # bytes that may still be cut ...
+        self._cut_at = runtime.clock.seconds()  # ... by what was known then
         self._pause: IDelayedCall | None = None  # meanwhile nothing is cut
+        self._sent = 0  # bytes sent when it began
+        self._acks = 0  # in a row, with nothing said between
         self._watched = WATCHED_PACKETS  # so many more may somebody count, or know a handshake by
         self._crowd = 0  # small packets that the kernel may join: those ...
         self._heard = -1  # ... since so many bytes were received
@@ -208,7 +211,7 @@ class Shaper:
     def _send(self, records: Sequence[bytes | memoryview]) -> None:
         last = records[-1]
         before = sum(map(len, records)) - len(last)
-        if self._watched <= 0:
+        if self._watched <= 0 or self._only_acknowledges(records[0][0]):
             self._send_unwatched(records, before + len(last))
             return
         if (
@@ -245,6 +248,14 @@ class Shaper:
         else:
             self.link.transport.write_records([memoryview(record) for record in records])
 
+    def _only_acknowledges(self, kind: int) -> bool:
+        """Whether nothing but acknowledgements was sent for so long that they leave whole."""
+        if kind not in _ACKNOWLEDGES:
+            self._acks = 0
+            return False
+        self._acks += 1
+        return self._acks > SILENT_ACKS and self._cut is not None
+
     def _amid_bulk(self, kind: int) -> bool:
         """Whether this only acknowledges much of the peer's, at a time when such leaves whole."""
         received = self.link.transport.received
@@ -278,15 +289,29 @@ class Shaper:
         """Return whether so many bytes of plaintext should leave in pieces."""
         if self._pause is not None or (cut.below is not None and size >= cut.below):
             return False
-        if self._cut_budget.spend(self._runtime.clock.seconds(), size + OVERHEAD):
+        now = self._runtime.clock.seconds()
+        quiet = now - self._cut_at
+        if quiet > CUT_PAUSE[0]:
+            self._cut_left = min(CUT_BURST, self._cut_left + quiet * CUT_RATE)
+        self._cut_at = now
+        if size + OVERHEAD <= self._cut_left:
+            self._cut_left -= size + OVERHEAD
             return True
-        self._pause = self._runtime.call_later(CUT_PAUSE, self._pause_over)
-        self._set_below()
+        self._begin_pause()
         return False
 
-    def _pause_over(self) -> None:
-        self._pause = None
+    def _begin_pause(self) -> None:
+        seconds = self._runtime.uniform(*CUT_PAUSE)
+        self._sent = self.link.transport.sent
+        self._pause = self._runtime.call_later(seconds, self._pause_over, seconds)
         self._set_below()
+
+    def _pause_over(self, seconds: float) -> None:
+        self._pause = None
+        if self.link.transport.sent - self._sent > CUT_RATE * seconds:
+            self._begin_pause()  # the upload goes on
+        else:
+            self._set_below()
 
     def _send_apart(
         self, records: Sequence[bytes | memoryview], most: int | None, packets: int

@@ -51,6 +51,31 @@ def test_pieces_that_must_wait_keep_their_order(wire: Wire) -> None:
     assert wire.read(len(expected)) == expected
 
 
+@linux
+def test_what_the_kernel_has_no_room_for_leaves_small(wire: Wire) -> None:
+    """Each piece takes as much room there as a large one."""
+    producer = Producer()
+    wire.quick.registerProducer(producer, True)
+    pieces = [CHANCE.randbytes(size) for size in (300, 250, 400, 350) * 25]
+    before = segments(wire)
+    wire.quick.send_apart(pieces)
+    assert producer.paused and wire.quick.dataBuffer
+    assert wire.read(32_500) == b"".join(pieces)
+    assert segments(wire) - before >= 32_500 / 400
+    wire.until(lambda: not producer.paused)
+    wire.quick.send_now(bytes(30_000))
+    assert wire.read(30_000) == bytes(30_000)
+    assert segments(wire) - before < 100 + 30
+
+
+def test_nothing_is_nothing(wire: Wire) -> None:
+    wire.quick.patient = True
+    producer = Producer()
+    wire.quick.registerProducer(producer, True)
+    wire.quick.send_apart([])
+    assert not producer.told
+
+
 def test_a_patient_one_is_paused_behind_the_last_piece(wire: Wire) -> None:
     wire.quick.patient = True
     producer = Producer()

@@ -42,12 +42,14 @@ class LengthPrefixed(Layer):
         self.handshake_time = None
         self.lean = False
         self.received = 0
+        self.sent = 0
         self._buffer = b""
 
     def confirmed(self) -> None:
         pass
 
     def write(self, data: Any) -> None:
+        self.sent += len(data)
         self.transport.write(len(data).to_bytes(4, "big") + bytes(data))
 
     def write_apart(self, data: Any, sizes: Any) -> None:

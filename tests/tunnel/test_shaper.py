@@ -22,11 +22,13 @@ from twisted.internet.task import Clock
 
 from phantom.core.shaping import (
     CUT_BURST,
+    CUT_PAUSE,
     DELAYS,
     LEAST_PACKETS,
     OPENING_PACKETS,
     PACED,
     PACKET,
+    SILENT_ACKS,
     WATCHED_PACKETS,
     Padding,
     Scheme,
@@ -53,6 +55,11 @@ class Wire:
         self.records: list[bytes] = []
         self.packets: list[int] = []
         self.received = 0
+        self.total = 0  # of what went past, or was forgotten
+
+    @property
+    def sent(self) -> int:
+        return self.total + sum(self.packets)
 
     def write(self, record: bytes | memoryview) -> None:
         self.records.append(bytes(record))
@@ -355,20 +362,29 @@ def test_a_stream_that_opens_has_the_next_bursts_cut_again(bare: bool) -> None:
         assert shaper.below in (0, 65520)
 
 
-def test_an_upload_that_nobody_watches_is_no_slower() -> None:
-    """Records are small only while they are cut, and that ends by what goes through here."""
+@pytest.mark.parametrize("rate", [50_000, 5_000_000])
+@pytest.mark.parametrize("watched", [True, False])
+def test_an_upload_is_cut_at_its_beginning_only(rate: int, watched: bool) -> None:
+    """A window of so many packets carries four times as much when they are whole."""
     clock, link, shaper = cut(bare=True)
-    type_until(WATCHED_PACKETS, link, shaper, clock)
-    whole = 0
-    for _ in range(2000):
+    if not watched:
+        type_until(WATCHED_PACKETS, link, shaper, clock)
+        clock.advance(60)
+    sent = apart = 0
+    while sent < 60 * rate:
         record = data(PACED - 6 if shaper.apart else 60_000)
-        assert len(record) < shaper.below or not shaper.apart
         if len(record) < shaper.below:
+            before = len(link.transport.packets)
             shaper.send([record])
+            if len(link.transport.packets) > before + 1:
+                apart += len(record)
         else:
-            whole += 1
-        clock.advance(0.001)
-    assert whole > 1500
+            link.transport.write(record)
+        sent += len(record)
+        clock.advance(len(record) / rate)
+    assert 2 / 3 * CUT_BURST <= apart <= CUT_BURST
+    clock.pump([0.5] * 20)
+    assert shaper.apart, "after a rest"
 
 
 def test_every_stream_of_a_page_has_its_bursts_cut() -> None:
@@ -398,6 +414,22 @@ def test_what_is_only_acknowledged_ends_nothing() -> None:
     type_until(WATCHED_PACKETS - LEAST_PACKETS, link, shaper, clock)
 
 
+@pytest.mark.parametrize("bare", [True, False])
+def test_who_only_listens_acknowledges_in_whole_packets(bare: bool) -> None:
+    clock, link, shaper = cut(bare=bare)
+    acknowledgement = pack_frame(FrameType.ACK, 0, bytes(8))
+    for _ in range(2):
+        for number in range(3 * SILENT_ACKS):
+            link.transport.packets.clear()
+            link.transport.received += 5000
+            shaper.send([acknowledgement])
+            whole = number >= SILENT_ACKS
+            assert (len(link.transport.packets) == 1) == whole, number
+            clock.advance(0.02)
+        assert link.transport.packets == [len(acknowledgement) + OVERHEAD], "nor padded"
+        shaper.send([data(10)])  # which has what follows it cut again
+
+
 def test_a_pause_ends_by_itself() -> None:
     """Not only when something small leaves: what is said first after it may be long."""
     for watched in (True, False):
@@ -406,9 +438,9 @@ def test_a_pause_ends_by_itself() -> None:
             type_until(WATCHED_PACKETS, link, shaper, clock)
         while shaper.apart:
             shaper.send([data(2000)])
-        clock.advance(0.9)
+        clock.advance(CUT_PAUSE[0] - 0.1)
         assert not shaper.apart and shaper.below <= Scheme().low
-        clock.advance(0.2)
+        clock.advance(CUT_PAUSE[1] - CUT_PAUSE[0] + 0.2)
         assert shaper.apart and shaper.below > 65519
         link.transport.packets.clear()
         shaper.send([data(10_000)])
