@@ -338,6 +338,7 @@ class QuickConnection(QuickEnds):
             self.stopWriting()  # a call behind the end would find an error
             return None
         if producer is None or self._tempDataLen or not (data or self.patient):
+            self._apart = 0  # it joins all that waits
             return super().doWrite()
         try:
             if data and self._apart:
