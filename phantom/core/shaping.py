@@ -61,12 +61,15 @@ PACED = 2400
 #: millisecond where the kernel cannot be told to keep them apart: what goes beyond the congestion
 #: window, ten packets at first, it joins to large ones.
 CROWD = 8
-#: Bytes that may leave in pieces, and how many are added a second in which nothing does; and the
-#: seconds, at least and at most, for which nothing is cut once they are used up: a page takes some
-#: 80 KB.  An upload is thousands of large packets whatever is done, and must not be slow: a window
-#: of so many packets carries four times as much in large ones.  It is not cut anew before less
-#: than so many bytes a second are sent.
+#: Bytes that may leave in pieces, and how many are added a second if nothing does for more than
+#: one; and the seconds, at least and at most, for which nothing is cut once they are used up: a
+#: page takes some 80 KB.  An upload is thousands of large packets whatever is done, and must not
+#: be slow: a window of so many packets carries four times as much in large ones.  It is not cut
+#: anew before less than so many bytes a second are sent.
 CUT_BURST, CUT_RATE, CUT_PAUSE = 160 * 1024, 32 * 1024, (1.0, 3.0)
+#: Bytes that each stream adds to them when it opens: a browser's first words, a request, what
+#: finishes a handshake, and their padding.
+CUT_OPENING = 8 * 1024
 #: Acknowledgements in a row, with nothing said between, after which they leave whole: who downloads
 #: or listens says nothing else for hours, and no handshake has as many turns.
 SILENT_ACKS = 50

@@ -48,6 +48,9 @@ COPIED_REST = 128 * 1024
 _SEPARATES = sys.platform == "linux"
 _END_OF_RECORD = socket.MSG_EOR if _SEPARATES else 0
 
+#: Bytes of a piece that still counts as small: a segment on most paths.
+MOST_APART = 1400
+
 # What a send says when it could be done later: no room, or no memory as Twisted has it.
 _FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 
@@ -225,7 +228,7 @@ class QuickConnection(QuickEnds):
         if not self.connected or self._writeDisconnected:
             return True
         if self.dataBuffer or self._tempDataLen:
-            self.write(bytes(data))
+            self._queue_behind(data, len(data))
             return True
         try:
             sent = self.socket.send(data)
@@ -243,6 +246,16 @@ class QuickConnection(QuickEnds):
         self._apart = 0
         self._pause_producer()
         return copied
+
+    def _queue_behind(self, data: bytes | memoryview, piece: int) -> None:
+        """Queue `data`, to leave in pieces of so many bytes, behind what waits already."""
+        if self._apart and not self._tempDataLen and piece <= MOST_APART:
+            # Twisted would join all of it.
+            self.dataBuffer = b"".join((memoryview(self.dataBuffer)[self.offset :], data))
+            self.offset = 0
+            self._apart = max(self._apart, piece)
+        else:
+            self.write(bytes(data))
 
     def _pause_producer(self) -> None:
         """Have the producer wait until the kernel takes more."""
@@ -286,7 +299,7 @@ class QuickConnection(QuickEnds):
         if not pieces or not self.connected or self._writeDisconnected:
             return
         if self.dataBuffer or self._tempDataLen:
-            self.write(b"".join(pieces))
+            self._queue_behind(b"".join(pieces), max(map(len, pieces)))
             return
         for number, piece in enumerate(pieces):
             try:

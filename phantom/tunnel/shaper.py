@@ -17,6 +17,7 @@ from phantom.core.shaping import (
     AMID_BULK,
     CROWD,
     CUT_BURST,
+    CUT_OPENING,
     CUT_PAUSE,
     CUT_RATE,
     DELAYS,
@@ -36,7 +37,13 @@ from phantom.core.shaping import (
     padding_policy,
     pieces,
 )
-from phantom.core.wire import HEADER_SIZE, MAX_RECORD_PLAINTEXT, FrameType, pack_frame
+from phantom.core.wire import (
+    HEADER_SIZE,
+    MAX_RECORD_PLAINTEXT,
+    FrameType,
+    pack_frame,
+    parse_frames,
+)
 from phantom.crypto.records import OVERHEAD
 from phantom.runtime import Runtime
 
@@ -49,8 +56,9 @@ _SPEECH = frozenset(
 #: Bytes of plaintext that leave on bare TCP in one packet when they need not leave in four.
 _ONE_PACKET = int(PACKET / (1 + UNEVEN)) - OVERHEAD
 
-#: What a download is answered with.
+#: What a download is answered with, and the bytes it is looked for in: some for every stream.
 _ACKNOWLEDGES = frozenset({FrameType.ACK, FrameType.WINDOW_UPDATE})
+_ACKNOWLEDGEMENTS = 512
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -115,6 +123,16 @@ class ShapedLink(Protocol):
         ...
 
 
+def _only_acknowledges(records: Sequence[bytes | memoryview]) -> bool:
+    """Return whether there is nothing in them but what a download is answered with."""
+    return (
+        len(records) == 1
+        and records[0][0] in _ACKNOWLEDGES
+        and len(records[0]) <= _ACKNOWLEDGEMENTS
+        and all(kind in _ACKNOWLEDGES for kind, _, _ in parse_frames(memoryview(records[0])))
+    )
+
+
 class Shaper:
     """One link's.
 
@@ -173,6 +191,8 @@ class Shaper:
     def stream_opened(self) -> None:
         """Note that a stream begins, and perhaps a handshake in it."""
         self._watched = min(WATCHED_PACKETS, max(0, self._watched) + OPENING_PACKETS)
+        self._cut_left = min(CUT_BURST, self._cut_left + CUT_OPENING)
+        self._acks = 0
         self._set_below()
 
     def add_nothing(self) -> None:
@@ -211,20 +231,27 @@ class Shaper:
     def _send(self, records: Sequence[bytes | memoryview]) -> None:
         last = records[-1]
         before = sum(map(len, records)) - len(last)
-        if self._watched <= 0 or self._only_acknowledges(records[0][0]):
+        silent = _only_acknowledges(records)
+        self._acks = self._acks + 1 if silent else 0
+        if self._watched <= 0 or (self._acks > SILENT_ACKS and self._cut is not None):
             self._send_unwatched(records, before + len(last))
             return
         if (
             self._padding is not None
             and len(last) < self._padding.below
-            and not self._amid_bulk(last[0])
+            and not self._amid_bulk(silent)
         ):
             padding = self._padding_for(len(last), before, self._padding)
             if padding:
                 last = b"".join((last, padding))
                 records = [*records[:-1], last]
         if self._cut is not None and self._may_cut(before + len(last), self._cut):
-            self._send_apart(records, self._cut.most, max(1, LEAST_PACKETS + 1 - len(records)))
+            packets = self._send_apart(
+                records, self._cut.most, max(1, LEAST_PACKETS + 1 - len(records))
+            )
+            if not silent:
+                self._watched -= packets
+                self._set_below()
         else:
             self._send_whole(records)
 
@@ -248,19 +275,11 @@ class Shaper:
         else:
             self.link.transport.write_records([memoryview(record) for record in records])
 
-    def _only_acknowledges(self, kind: int) -> bool:
-        """Whether nothing but acknowledgements was sent for so long that they leave whole."""
-        if kind not in _ACKNOWLEDGES:
-            self._acks = 0
-            return False
-        self._acks += 1
-        return self._acks > SILENT_ACKS and self._cut is not None
-
-    def _amid_bulk(self, kind: int) -> bool:
+    def _amid_bulk(self, silent: bool) -> bool:
         """Whether this only acknowledges much of the peer's, at a time when such leaves whole."""
         received = self.link.transport.received
         heard, self._said_at = received - self._said_at, received
-        return heard >= AMID_BULK and kind in _ACKNOWLEDGES and self._pause is not None
+        return heard >= AMID_BULK and silent and self._pause is not None
 
     def _padding_for(self, size: int, before: int, policy: PaddingPolicy) -> bytes:
         """Return the frame that goes with the last record of what leaves, if any."""
@@ -297,35 +316,37 @@ class Shaper:
         if size + OVERHEAD <= self._cut_left:
             self._cut_left -= size + OVERHEAD
             return True
-        self._begin_pause()
+        self._begin_pause(size)
         return False
 
-    def _begin_pause(self) -> None:
+    def _begin_pause(self, about_to_leave: int) -> None:
         seconds = self._runtime.uniform(*CUT_PAUSE)
-        self._sent = self.link.transport.sent
+        self._sent = self.link.transport.sent + about_to_leave
         self._pause = self._runtime.call_later(seconds, self._pause_over, seconds)
         self._set_below()
 
     def _pause_over(self, seconds: float) -> None:
         self._pause = None
         if self.link.transport.sent - self._sent > CUT_RATE * seconds:
-            self._begin_pause()  # the upload goes on
+            self._begin_pause(0)  # the upload goes on
         else:
             self._set_below()
 
     def _send_apart(
         self, records: Sequence[bytes | memoryview], most: int | None, packets: int
-    ) -> None:
-        """Send records in pieces: each in `packets` at least, none of more than `most` bytes."""
-        counts = records[0][0] in _SPEECH
+    ) -> int:
+        """Send records in pieces: each in `packets` at least, none of more than `most` bytes.
+
+        Returns:
+            How many they were.
+        """
+        made = 0
         for record in records:
             sizes = pieces(len(record) + OVERHEAD, packets, most, self._runtime.randint)
+            made += len(sizes) + 1
             self._note_packets(len(sizes) + 1)
-            if counts:
-                self._watched -= len(sizes) + 1
             self.link.transport.write_apart(record, sizes)
-        if self._watched <= 0:
-            self._set_below()
+        return made
 
     def _note_packets(self, count: int) -> None:
         """Count small packets that are under way."""
@@ -379,7 +400,11 @@ class Shaper:
         link = self.link
         size = self._runtime.randint(*delays.cover)
         if link.records == self._seen and not link.congested and size <= link.record_limit:
-            link.transport.write(pack_frame(FrameType.PADDING, 0, bytes(size - HEADER_SIZE)))
+            record = pack_frame(FrameType.PADDING, 0, bytes(size - HEADER_SIZE))
+            if self._cut is not None and self._cut.most is not None:
+                self._send_apart([record], self._cut.most, 1)
+            else:
+                link.transport.write(record)
         self._cover_later(delays)
 
     def stop(self) -> None:

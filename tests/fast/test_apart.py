@@ -68,6 +68,28 @@ def test_what_the_kernel_has_no_room_for_leaves_small(wire: Wire) -> None:
     assert segments(wire) - before < 100 + 30
 
 
+@linux
+@pytest.mark.parametrize("behind", ["apart", "whole", "bulk"])
+def test_what_comes_behind_a_rest_does_not_join_it(wire: Wire, behind: str) -> None:
+    """An acknowledgement asks nobody whether something waits."""
+    producer = Producer()
+    wire.quick.registerProducer(producer, True)
+    pieces = [CHANCE.randbytes(380) for _ in range(100)]
+    before = segments(wire)
+    wire.quick.send_apart(pieces)
+    assert wire.quick.dataBuffer
+    more = CHANCE.randbytes(30_000 if behind == "bulk" else 48)
+    if behind == "apart":
+        wire.quick.send_apart([more[:20], more[20:]])
+    else:
+        assert wire.quick.send_buffer(memoryview(bytearray(more))), "it is copied"
+    expected = b"".join(pieces) + more
+    assert wire.read(len(expected)) == expected
+    if behind != "bulk":  # with that Twisted joins all of it, in its order
+        assert segments(wire) - before >= 100
+    wire.until(lambda: not wire.reactor.getWriters())
+
+
 def test_nothing_is_nothing(wire: Wire) -> None:
     wire.quick.patient = True
     producer = Producer()

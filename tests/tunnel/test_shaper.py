@@ -430,6 +430,40 @@ def test_who_only_listens_acknowledges_in_whole_packets(bare: bool) -> None:
         shaper.send([data(10)])  # which has what follows it cut again
 
 
+@pytest.mark.parametrize("kind", [FrameType.STREAM_OPEN, FrameType.DATA])
+def test_what_is_said_behind_a_window_update_is_said(kind: FrameType) -> None:
+    """Frames of one turn share a record."""
+    _, link, shaper = cut(bare=False)
+    for _ in range(2 * SILENT_ACKS):
+        link.transport.received += 5000
+        shaper.send([pack_frame(FrameType.WINDOW_UPDATE, 1, bytes(4))])
+    assert len(link.transport.records[-1]) == 10
+    link.transport.packets.clear()
+    shaper.send([pack_frame(FrameType.WINDOW_UPDATE, 1, bytes(4)) + pack_frame(kind, 3, bytes(60))])
+    assert len(link.transport.packets) >= LEAST_PACKETS
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_pages_beside_chatter_are_cut_for_ever(bare: bool) -> None:
+    """A little is said all the time, so no time is quiet; but each page opens streams."""
+    clock, link, shaper = cut(bare=bare)
+    for _ in range(40):
+        for _ in range(10):
+            shaper.stream_opened()
+            for size in (60, 1800, 120, 900, 700):
+                link.transport.packets.clear()
+                link.transport.received += 3000
+                shaper.send([data(size)])
+                packets = link.transport.packets
+                filled = not bare and sum(packets) >= Scheme().low
+                assert len(packets) >= LEAST_PACKETS or filled
+                clock.advance(0.02)
+        for _ in range(7):
+            link.transport.received += 100
+            shaper.send([data(60)])
+            clock.advance(0.8)
+
+
 def test_a_pause_ends_by_itself() -> None:
     """Not only when something small leaves: what is said first after it may be long."""
     for watched in (True, False):
