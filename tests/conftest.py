@@ -92,6 +92,12 @@ def _timed(function: Callable[..., Any], seconds: float) -> Callable[..., Deferr
     return timed
 
 
+def pytest_configure() -> None:
+    """Mind Ctrl-C: a shell has what it starts in the background ignore it, and so its children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Offer the tests that take minutes."""
     parser.addoption("--endurance", action="store_true", help="run the tests that take minutes")
