@@ -90,7 +90,7 @@ def known_settings(tree: Path) -> str:
     return "".join(file.read_text() for file in files)
 
 
-def phantom(place: Place, variant: Variant, tree: Path, python: str = sys.executable) -> Commands:
+def phantom(place: Place, variant: Variant, tree: Path, python: str) -> Commands:
     """Run client and server of a checkout, each with twistd, with fresh keys."""
     text = known_settings(tree)
     for setting in [*variant.server, *variant.client]:

@@ -235,8 +235,6 @@ class TLSLayer(Layer):
         """The same at once, where the transport can: see `QuickConnection.send_apart`."""
         records = self._records(pieces)
         send = getattr(self.transport, "send_apart", None)
-        if not records:
-            return  # it is closed, or broken
         if send is not None:
             send(records)
         else:

@@ -7,6 +7,7 @@ the reactor's next turn, where it is joined with others.  A quick one
   that (`BufferReceiver`);
 * lets someone else read the socket, straight into memory of its own (`SocketReader`);
 * sends at once what the kernel takes, and keeps the rest without a copy (`send_buffer`);
+* sends pieces as segments of their own (`send_apart`);
 * ends without waiting where there is nothing to wait for (`phantom.fast.ends`).
 
 What the stock one promises stays true; `quicken` changes a transport's class in place, so
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 
 from phantom.fast.ends import QuickEnds
 from phantom.fast.gathering import Gatherer, Unhurried
+from phantom.fast.tcp_info import LINUX
 
 #: Bytes read at once where a protocol takes buffers: four whole records.  Larger reads gain
 #: nothing more and keep everybody else waiting (measured: 64 KiB costs 0.2 CPU-s/GB more).
@@ -45,8 +46,7 @@ COPIED_REST = 128 * 1024
 
 # Nothing is appended to a segment that was sent so, whatever it waits for: the congestion window,
 # pacing, or the network card (automatic corking, which TCP_NODELAY does not end).
-_SEPARATES = sys.platform == "linux"
-_END_OF_RECORD = socket.MSG_EOR if _SEPARATES else 0
+_END_OF_RECORD = socket.MSG_EOR if LINUX else 0
 
 #: Bytes of a piece that still counts as small: a segment on most paths.
 MOST_APART = 1400
@@ -84,7 +84,7 @@ class SocketReader(Protocol):
 
 
 class QuickConnection(QuickEnds):
-    """A Twisted TCP connection with three ways more; made by `quicken`.
+    """A Twisted TCP connection with ways of its own; made by `quicken`.
 
     Attributes:
         reader: Who reads the socket in place of this object, or None.
@@ -100,7 +100,7 @@ class QuickConnection(QuickEnds):
 
     reader: SocketReader | None = None
     patient = False
-    separates = _SEPARATES
+    separates = LINUX
     gatherer: Gatherer | Unhurried | None = None
     # Any: a push producer, if `streamingProducer` is set.
     producer: Any

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 
 import attrs
 
-#: Whether this is Linux, by an option of TCP that nothing else has.
-LINUX = hasattr(socket, "TCP_CORK")
+#: Whether this is Linux, whose TCP can be asked and told more.
+LINUX = sys.platform == "linux"
 
 # struct tcp_info (linux/tcp.h), as far as `tcpi_delivered`: the flags of the last rate sample,
 # snd_mss, rtt, min_rtt, delivered.

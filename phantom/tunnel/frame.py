@@ -99,7 +99,6 @@ class FrameProtocol:
         last_heard: When the last record came, in the clock's seconds.
         congested: Whether the transport below holds as much unsent data as it should.
         peer_key: The peer's static public key, from the handshake (32 bytes).
-        separates: Whether packets that wait in the kernel stay apart.
         round_trip: Seconds the handshake or the last PONG took, None before.
         records: Records either way.
         allowance: Bytes and records after which `on_allowance` is called, once; None for
@@ -126,7 +125,6 @@ class FrameProtocol:
         self.congested = False
         self.connected = False
         self._gauge: LinkGauge | None = None
-        self.separates = False
         self.round_trip: float | None = None
         self.last_heard = runtime.clock.seconds()
         self.records = 0
@@ -192,6 +190,12 @@ class FrameProtocol:
         least = self._gauge.least_round_trip() if self._gauge is not None else None
         return self.round_trip if least is None else least
 
+    @property
+    def separates(self) -> bool:
+        """Whether packets that wait in the kernel stay apart."""
+        value: bool = self.transport.separates
+        return value
+
     def stream_opened(self) -> None:
         """Note that a stream begins."""
         self._shaper.stream_opened()
@@ -210,7 +214,6 @@ class FrameProtocol:
         if self.lean:
             self._shaper.add_nothing()
         self._gauge = getattr(bottom(self.transport), "link_gauge", None)
-        self.separates = getattr(self.transport, "separates", False)
         self.transport.registerProducer(self, True)
         self._liveness.start()
         self.receiver.link_made(self)
@@ -253,7 +256,7 @@ class FrameProtocol:
             if row and self.connected:
                 self.receiver.data_received(self, row)
                 useful = True
-            if useful and not liveness.watching and self.connected:
+            if useful and liveness.next_look is None and self.connected:
                 liveness.watch()
         except RemoteProtocolError as error:
             self.receiver.protocol_failed(self, error)
@@ -293,7 +296,7 @@ class FrameProtocol:
     def send_record(self, plaintext: bytes | memoryview) -> None:
         """Send whole frames as one record; ignored on a link that is gone."""
         if self.connected:
-            if not self._liveness.watching:
+            if self._liveness.next_look is None:
                 self._liveness.watch()
             self.records += 1
             if len(plaintext) < self._shaper.below:
@@ -306,7 +309,7 @@ class FrameProtocol:
     def send_records(self, plaintexts: list[memoryview]) -> None:
         """Send several records in one go; each is whole frames, valid during the call."""
         if self.connected:
-            if not self._liveness.watching:
+            if self._liveness.next_look is None:
                 self._liveness.watch()
             self.records += len(plaintexts)
             if len(plaintexts[-1]) < self._shaper.below:

@@ -81,28 +81,26 @@ class Liveness:
             `JITTER`; 0 sends none.
 
     Attributes:
-        watching: Whether it is looked again in a moment; else `watch` is due when something is
-            said or heard.
+        next_look: When it is looked again whether the link has gone quiet; None: `watch` is due
+            when something is said or heard.
         records: Records received so far; the link counts them.
         bytes_at_record: Bytes received when the last of them was complete; likewise.
     """
 
     __slots__ = ("_bytes_seen", "_keepalive", "_link", "_misses", "_ping", "_pings", "_probe",
-                 "_runtime", "_timer", "_watch", "bytes_at_record", "records",
-                 "watching")  # fmt: skip
+                 "_runtime", "_timer", "bytes_at_record", "next_look", "records")  # fmt: skip
 
     def __init__(self, runtime: Runtime, link: WatchedLink, keepalive: float) -> None:
         self._runtime = runtime
         self._link = link
         self._keepalive = keepalive
-        self.watching = False
+        self.next_look: IDelayedCall | None = None
         self.records = 0
         self.bytes_at_record = 0
         self._bytes_seen = 0
         self._misses = 0
         self._timer: IDelayedCall | None = None
         self._probe: IDelayedCall | None = None
-        self._watch: IDelayedCall | None = None
         self._ping: tuple[bytes, float] | None = None
         self._pings = TokenBucket(PING_RATE, PING_BURST)
 
@@ -116,11 +114,10 @@ class Liveness:
 
     def stop(self) -> None:
         """End: the link is gone."""
-        for timer in (self._timer, self._probe, self._watch):
+        for timer in (self._timer, self._probe, self.next_look):
             if timer is not None and timer.active():
                 timer.cancel()
-        self._timer = self._probe = self._watch = None
-        self.watching = False
+        self._timer = self._probe = self.next_look = None
 
     def probe(self) -> None:
         """Ask for a sign of life now: after sleep, when the network changed, when quiet."""
@@ -141,16 +138,14 @@ class Liveness:
 
     def watch(self) -> None:
         """Look again in a moment whether the link has gone quiet."""
-        self.watching = True
-        self._watch = self._runtime.call_later(
+        self.next_look = self._runtime.call_later(
             self._runtime.uniform(*(HASTY_QUIET if self._link.hasty else QUIET)),
             self._quiet_due,
             self._link.received,
         )
 
     def _quiet_due(self, received: int) -> None:
-        self._watch = None
-        self.watching = False
+        self.next_look = None
         if self._link.received != received:
             # Still busy: look again.  One timer every two seconds, whatever the traffic.
             self.watch()

@@ -21,7 +21,7 @@ from phantom.errors import RemoteProtocolError
 from phantom.fast.buffers import SEALED_SIZE, borrow_opened, return_opened, sealed_buffer
 from phantom.fast.sockets import READ_SIZE
 from phantom.interfaces import StrangerPolicy
-from phantom.layer import Layer, bottom
+from phantom.layer import Layer, bottom, write_pieces
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
 from phantom.tunnel.post_quantum import Agreed
@@ -176,8 +176,7 @@ class NoiseProtocol(Layer):
         if self._send_apart is not None:
             self._send_apart(pieces)
         else:
-            for piece in pieces:
-                self.transport.write(piece)
+            write_pieces(self.transport, pieces)
 
     def write_records(self, plaintexts: list[memoryview]) -> None:
         """Send several records in one go, at once where the transport can."""

@@ -109,13 +109,16 @@ class ShapedLink(Protocol):
         transport: Takes records.
         congested: Whether what is written waits.
         records: Records either way.
-        separates: Whether packets that wait in the kernel stay apart.
     """
 
     transport: Any
     congested: bool
     records: int
-    separates: bool
+
+    @property
+    def separates(self) -> bool:
+        """Whether packets that wait in the kernel stay apart."""
+        ...
 
     @property
     def record_limit(self) -> int:
@@ -251,7 +254,8 @@ class Shaper:
             )
             if not silent:
                 self._watched -= packets
-                self._set_below()
+                if self._watched <= 0:
+                    self._set_below()
         else:
             self._send_whole(records)
 

@@ -43,6 +43,7 @@ class LengthPrefixed(Layer):
         self.lean = False
         self.received = 0
         self.sent = 0
+        self.separates = False
         self._buffer = b""
 
     def confirmed(self) -> None:
