@@ -43,6 +43,8 @@ _TCP_WMEM = Path("/proc/sys/net/ipv4/tcp_wmem")
 RECEIVE_BUFFER = 2 * 1024 * 1024
 #: Seconds between two looks at a busy link.
 INTERVAL = 0.1
+# The kernel's counters of segments begin again after this.
+_WRAPS = 0xFFFFFFFF
 
 
 class LinkSockets:
@@ -136,7 +138,8 @@ class LinkGauge:
         self._bbr = congestion_of(transport.getHandle()) == "bbr"
         self._full = False
         self._timer: IDelayedCall | None = None
-        self._last: tuple[float, int] | None = None
+        # When the last look at a busy connection was, and what it showed.
+        self._last: tuple[float, ConnectionState] | None = None
 
     def full(self) -> None:
         """See `phantom.interfaces.LinkGauge`."""
@@ -172,10 +175,9 @@ class LinkGauge:
                 self._set_pace()
             return
         now = self._runtime.clock.seconds()
-        last, self._last = self._last, (now, state.delivered)
+        last, self._last = self._last, (now, state)
         if last is not None and now > last[0]:
-            segments = (state.delivered - last[1]) & 0xFFFFFFFF
-            self._judge(state, segments * state.segment / (now - last[0]), now)
+            self._judge(state, _bytes_arrived(last[1], state) / (now - last[0]), now)
         self._timer = self._runtime.call_later(INTERVAL, self._look)
 
     def _judge(self, state: ConnectionState, rate: float, now: float) -> None:
@@ -208,6 +210,19 @@ class LinkGauge:
             with contextlib.suppress(OSError):
                 # Unsigned, which Python's own way with an int is not.
                 handle.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("=I", limit))
+
+
+def _bytes_arrived(before: ConnectionState, state: ConnectionState) -> float:
+    """Return how many bytes arrived between two looks, about.
+
+    The kernel counts segments, and those of a client that cuts what it says are a quarter of a full
+    one, so they are taken to be what left meanwhile was on average.
+    """
+    arrived = (state.delivered - before.delivered) & _WRAPS
+    sent = (state.segments_sent - before.segments_sent) & _WRAPS
+    if not sent:
+        return arrived * state.segment
+    return arrived * min(state.segment, (state.bytes_sent - before.bytes_sent) / sent)
 
 
 def restart_bbr(handle: socket.socket) -> None:

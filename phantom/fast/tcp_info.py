@@ -11,9 +11,9 @@ import attrs
 #: Whether this is Linux, whose TCP can be asked and told more.
 LINUX = sys.platform == "linux"
 
-# struct tcp_info (linux/tcp.h), as far as `tcpi_delivered`: the flags of the last rate sample,
-# snd_mss, rtt, min_rtt, delivered.
-_TCP_INFO = struct.Struct("=7xB8xI48xI76xI40xI")
+# struct tcp_info (linux/tcp.h), as far as `tcpi_bytes_sent`: the flags of the last rate sample,
+# snd_mss, rtt, min_rtt, data_segs_out, delivered, bytes_sent.
+_TCP_INFO = struct.Struct("=7xB8xI48xI76xI4xI32xI4xQ")
 _APP_LIMITED = 1
 
 
@@ -23,10 +23,12 @@ class ConnectionState:
 
     Attributes:
         starved: Whether it had less to send than it could have sent.
-        segment: Bytes in a segment.
+        segment: Most bytes in a segment.
         round_trip: Seconds, smoothed.
         least_round_trip: Seconds; 0 when nothing was measured yet.
         delivered: Segments that arrived, modulo 2**32.
+        segments_sent: Segments with data that left, retransmitted ones too, modulo 2**32.
+        bytes_sent: Bytes in them.
     """
 
     starved: bool
@@ -34,6 +36,8 @@ class ConnectionState:
     round_trip: float
     least_round_trip: float
     delivered: int
+    segments_sent: int
+    bytes_sent: int
 
 
 def read_state(handle: socket.socket) -> ConnectionState | None:
@@ -45,8 +49,8 @@ def read_state(handle: socket.socket) -> ConnectionState | None:
     except OSError:
         return None
     if len(raw) < _TCP_INFO.size:
-        return None  # older than Linux 4.18
-    flags, segment, round_trip, least, delivered = _TCP_INFO.unpack(raw)
+        return None  # older than Linux 4.19
+    flags, segment, round_trip, least, segments_sent, delivered, bytes_sent = _TCP_INFO.unpack(raw)
     # The kernel's value before the first sample is all ones.
     least = 0 if least == 0xFFFFFFFF else least
     return ConnectionState(
@@ -55,4 +59,6 @@ def read_state(handle: socket.socket) -> ConnectionState | None:
         round_trip / 1e6,
         least / 1e6,
         delivered,
+        segments_sent,
+        bytes_sent,
     )

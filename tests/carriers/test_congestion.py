@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.endpoints import TCP4ClientEndpoint
@@ -114,6 +115,11 @@ async def test_the_kernels_own_numbers(connection: Any) -> None:
     assert state is not None
     assert 500 <= state.segment <= 65536
     assert 0 < state.least_round_trip <= state.round_trip < 1
+    connection.getHandle().send(bytes(100))
+    after = read_state(connection.getHandle())
+    assert after is not None
+    assert after.bytes_sent - state.bytes_sent == 100
+    assert after.segments_sent - state.segments_sent == 1
 
 
 def test_what_is_no_tcp_is_left_alone(runtime: Runtime) -> None:
@@ -132,7 +138,7 @@ class Full:
 
     def __init__(self) -> None:
         self.handle = socket.socket()
-        self.state = ConnectionState(False, 1000, 0.041, 0.04, 0)
+        self.state = ConnectionState(False, 1000, 0.041, 0.04, 0, 0, 0)
 
     def getHandle(self) -> socket.socket:
         return self.handle
@@ -147,7 +153,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[Full]:
 
 
 def carry(full: Full, clock: Clock, seconds: float, segments: int, **changes: Any) -> None:
-    """Let `segments` segments a second of 1000 bytes arrive."""
+    """Let `segments` segments a second of 1000 bytes, or `size`, leave and arrive."""
     for _ in range(round(seconds * 10)):
         old = full.state
         full.state = ConnectionState(
@@ -156,13 +162,16 @@ def carry(full: Full, clock: Clock, seconds: float, segments: int, **changes: An
             changes.get("round_trip", old.round_trip),
             old.least_round_trip,
             (old.delivered + segments // 10) & 0xFFFFFFFF,
+            (old.segments_sent + segments // 10) & 0xFFFFFFFF,
+            old.bytes_sent + segments // 10 * changes.get("size", 1000),
         )
         clock.advance(congestion.INTERVAL)
 
 
 @linux
 def test_a_slow_link_gets_little_at_once(full: Full, runtime: Runtime, clock: Clock) -> None:
-    full.state = ConnectionState(False, 1000, 0.041, 0.04, 0xFFFFFFF0)  # and its counter wraps
+    # Its counters wrap.
+    full.state = ConnectionState(False, 1000, 0.041, 0.04, 0xFFFFFFF0, 0xFFFFFFF1, 10**10)
     gauge = LinkGauge(runtime, full)
     assert gauge.record_limit == FIRST_UNSENT // 4
     assert full.patient
@@ -179,6 +188,28 @@ def test_a_slow_link_gets_little_at_once(full: Full, runtime: Runtime, clock: Cl
     assert not full.patient
     gauge.stop()
     assert not clock.getDelayedCalls()
+
+
+@linux
+def test_small_packets_do_not_make_a_link_look_fast(
+    full: Full, runtime: Runtime, clock: Clock
+) -> None:
+    gauge = LinkGauge(runtime, full)
+    gauge.full()
+    carry(full, clock, LEAST_SAMPLES / 10, 4000, size=100)  # 400 KB/s: 8 KB in 20 ms
+    assert gauge.record_limit == LEAST_UNSENT // 4
+    gauge.stop()
+
+
+@linux
+def test_nothing_sent_while_much_arrives(full: Full, runtime: Runtime, clock: Clock) -> None:
+    gauge = LinkGauge(runtime, full)
+    gauge.full()
+    carry(full, clock, 0.1, 0)
+    full.state = attrs.evolve(full.state, delivered=full.state.delivered + 10_000)
+    clock.advance(congestion.INTERVAL)
+    assert gauge.record_limit == MAX_RECORD_PLAINTEXT
+    gauge.stop()
 
 
 def test_an_idle_link_is_not_watched(full: Full, runtime: Runtime, clock: Clock) -> None:
@@ -198,7 +229,7 @@ def test_an_idle_link_is_not_watched(full: Full, runtime: Runtime, clock: Clock)
 
 @linux
 def test_a_link_to_a_near_peer_begins_with_the_most(full: Full, runtime: Runtime) -> None:
-    full.state = ConnectionState(False, 1000, 0.001, 0.0005, 0)
+    full.state = ConnectionState(False, 1000, 0.001, 0.0005, 0, 0, 0)
     assert LinkGauge(runtime, full).record_limit == MAX_RECORD_PLAINTEXT
     assert not full.patient
 

@@ -183,7 +183,9 @@ class Handle:
 def test_only_who_is_far_away_is_read_less(
     monkeypatch: pytest.MonkeyPatch, round_trip: float | None, far: bool
 ) -> None:
-    state = round_trip if round_trip is None else ConnectionState(False, 1448, 1.0, round_trip, 0)
+    state = None
+    if round_trip is not None:
+        state = ConnectionState(False, 1448, 1.0, round_trip, 0, 0, 0)
     monkeypatch.setattr(gathering, "read_state", lambda handle: state)
     connection = Handle()
     gathering.gather(Clock(), connection)
