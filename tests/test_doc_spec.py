@@ -17,6 +17,7 @@ from phantom.crypto.records import RecordSealer
 from phantom.errors import EXPLANATIONS, Outcome
 from phantom.tunnel import (
     acknowledge,
+    closing,
     frame,
     initiator,
     liveness,
@@ -141,7 +142,7 @@ def test_numbers_of_wire() -> None:
     assert f"{session_base.ACK_BURST} at once, {session_base.ACK_RATE:.0f} a second" in limits
     streams = flat(WIRE, "Streams")
     assert f"up to {wire.INITIAL_CREDIT} bytes before the reply" in streams
-    drain = mux.STREAM_DRAIN_TIMEOUT
+    drain = closing.STREAM_DRAIN_TIMEOUT
     assert f"no credit for more for {drain:.0f} to {2 * drain:.0f} s" in streams
 
 

@@ -38,8 +38,8 @@ DEFECTS = {
     2: Defect(
         "on bare TCP all first messages and all answers had one length and began alike",
         (
-            "tunnel/test_noise.py::test_nothing_on_bare_tcp_is_the_same_twice",
-            "tunnel/test_noise.py::test_no_two_first_messages_have_one_length",
+            "tunnel/test_noise_messages.py::test_nothing_on_bare_tcp_is_the_same_twice",
+            "tunnel/test_noise_messages.py::test_no_two_first_messages_have_one_length",
             "core/test_opening.py::test_the_prefix_varies_and_keeps_its_rule",
             "crypto/test_elligator.py::test_every_bit_varies",
         ),
@@ -60,7 +60,7 @@ DEFECTS = {
         "a thousand idle connections locked everyone out: the handshake had no time limit",
         (
             "inbound/test_tunnel_inbound.py::test_idle_visitors_make_room_for_a_real_client",
-            "tunnel/test_noise.py::test_a_silent_visitor_becomes_a_stranger_in_time",
+            "tunnel/test_noise_strangers.py::test_a_silent_visitor_becomes_a_stranger_in_time",
             "tunnel/test_link.py::test_a_link_that_never_attaches_is_dropped",
             "carriers/test_visitors.py::test_handshakes_are_bounded",
             "e2e/test_strangers.py::test_idle_visitors_lock_nobody_out",
@@ -78,7 +78,7 @@ DEFECTS = {
     6: Defect(
         "after 1024 streams in all, not at a time, the client took no more",
         (
-            "tunnel/test_mux.py::test_thousands_of_streams_leave_nothing_behind",
+            "tunnel/test_mux_sharing.py::test_thousands_of_streams_leave_nothing_behind",
             "tunnel/test_dialer.py::test_ids_that_run_out_start_a_fresh_session",
             "e2e/test_streams.py::test_two_thousand_quick_connections_leave_nothing",
         ),
@@ -93,8 +93,8 @@ DEFECTS = {
     8: Defect(
         "send windows were declared and never consulted",
         (
-            "tunnel/test_mux.py::test_a_stalled_reader_costs_its_window_and_delays_nobody",
-            "tunnel/test_mux.py::test_many_stalled_readers_stay_within_the_session_memory",
+            "tunnel/test_mux_sharing.py::test_a_stalled_reader_costs_its_window_and_delays_nobody",
+            "tunnel/test_mux_sharing.py::test_many_stalled_readers_stay_within_the_session_memory",
             "tunnel/test_hostile_peer.py"
             "::test_overrunning_a_stalled_readers_window_ends_the_session",
             "core/test_window.py::test_the_sum_of_all_promises_stays_within_memory",
@@ -135,7 +135,7 @@ DEFECTS = {
         "was sent right behind CONNECT was lost",
         (
             "inbound/test_socks5.py::test_socks4a_is_answered_in_its_own_words",
-            "inbound/test_socks5.py::test_password",
+            "inbound/test_socks5_failures.py::test_password",
             "inbound/test_socks5.py::test_early_data_stops_the_reading_and_arrives_in_order",
             "inbound/test_http.py::test_a_password_is_asked_for_and_the_connection_kept",
             "inbound/test_http.py::test_a_request_and_its_response",
@@ -157,7 +157,7 @@ DEFECTS = {
     14: Defect(
         "anyone was told 200 before proving a key, in a protocol ALPN had not agreed on",
         (
-            "tunnel/test_noise.py"
+            "tunnel/test_noise_strangers.py"
             "::test_inside_tls_a_visit_is_handed_over_at_the_first_byte_that_differs",
             "core/test_opening.py::test_http_strangers",
             "carriers/test_tls_sockets.py::test_server_chooses_like_nginx",
@@ -192,7 +192,7 @@ DEFECTS = {
     19: Defect(
         "no padding at all was a division by zero",
         (
-            "tunnel/test_noise.py::test_without_any_padding_it_works_as_well",
+            "tunnel/test_noise_messages.py::test_without_any_padding_it_works_as_well",
             "core/test_handshake_payload.py::test_round_trip",
         ),
     ),
@@ -209,7 +209,7 @@ DEFECTS = {
             "e2e/test_operation.py::test_logs_name_no_destination_and_no_secret",
             "config/test_config_keys.py::test_a_written_key_file_is_private_and_reads_back",
             "app/test_cli_commands.py::test_genkey_writes_a_private_file",
-            "config/test_config_load.py::test_secrets_in_a_file_that_everyone_can_read",
+            "config/test_config_secrets.py::test_secrets_in_a_file_that_everyone_can_read",
         ),
     ),
     22: Defect(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionClosed, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.python.failure import Failure
@@ -33,6 +33,7 @@ from phantom.tunnel.renewal import Renewal
 from phantom.tunnel.session import Session
 from phantom.tunnel.session_drain import Drain
 from phantom.tunnel.surroundings import Surroundings
+from phantom.tunnel.waiters import Waiters
 
 log = make_logger()
 
@@ -121,7 +122,7 @@ class Dialer:
         self._session: Session | None = None
         self._instance = b""
         self._old: dict[Session, MultiplexerProtocol | None] = {}
-        self._waiting: list[Deferred[MultiplexerProtocol]] = []
+        self._waiters = Waiters()
         self._attempt: Race | None = None
         self._doubt: IDelayedCall | None = None
         self._surroundings = Surroundings(runtime, self._surroundings_changed)
@@ -168,10 +169,7 @@ class Dialer:
             self._attempt.cancel()
             self._attempt = None
         self._known.close()
-        waiting, self._waiting = self._waiting, []
-        for deferred in waiting:
-            if not deferred.called:  # one that was told may cancel another
-                deferred.errback(SessionError("the client is stopping"))
+        self._waiters.fail(SessionError("the client is stopping"))
         done: Deferred[None] = Deferred()
         self._stopped.append(done)
         for session, mux in list(self._old.items()):
@@ -191,35 +189,17 @@ class Dialer:
 
     def when_ready(self) -> Deferred[MultiplexerProtocol]:
         """Return a cancellable Deferred of a multiplexer that takes new streams."""
-        deferred: Deferred[MultiplexerProtocol] = Deferred(self._waiting_cancelled)
         if self._stopping:
-            deferred.errback(SessionError("the client is stopping"))
-            return deferred
+            return fail(SessionError("the client is stopping"))
         mux = self.mux
         if mux is not None and not mux.draining:
             if not mux.exhausted:
-                deferred.callback(mux)
-                return deferred
+                return succeed(mux)
             self._retire(GoawayReason.IDS_EXHAUSTED, LONG_DRAIN)
             self._dial()
-        self._waiting.append(deferred)
+        deferred = self._waiters.add()
         self._redial.hurry()
         return deferred
-
-    def _waiting_cancelled(self, deferred: Deferred[MultiplexerProtocol]) -> None:
-        if deferred in self._waiting:
-            self._waiting.remove(deferred)
-
-    def _serve_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for deferred in waiting:
-            mux = self.mux
-            if deferred.called:
-                continue  # one that was served may cancel another
-            if mux is None:  # or end the session
-                self._waiting.append(deferred)
-            else:
-                deferred.callback(mux)
 
     # -- dialling ---------------------------------------------------------------------------
 
@@ -348,7 +328,7 @@ class Dialer:
         if link is not None:
             self._link = link
         self._renewal.watch(link, self._settings.link_max_age)
-        self._serve_waiting()
+        self._waiters.serve(lambda: self.mux)
 
     def _cancel_expiry(self) -> None:
         expiry, self._expiry = self._expiry, None

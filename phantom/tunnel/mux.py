@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
-from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from phantom.address import Destination
@@ -45,6 +44,7 @@ from phantom.fast.gathering import gather
 from phantom.fast.sockets import QuickConnection
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
+from phantom.tunnel.closing import ClosingStreams
 from phantom.tunnel.stream import Stream
 from phantom.tunnel.stream_base import StreamBase
 from phantom.tunnel.stream_receiving import ReceivingStream
@@ -69,11 +69,6 @@ CONTROLS_AT_ONCE = 16
 #: reset a stream, so the burst is large; in the long run they are rare.
 STRAY_BURST = 65_536
 STRAY_RATE = 8_192.0
-#: Seconds, at least, and twice as many at most, that a stream which is closed here waits for
-#: credit when all it sent has arrived.  Two ends that close on one another's data would wait
-#: for ever; a kernel gives an orphaned connection about as long.
-STREAM_DRAIN_TIMEOUT = 60.0
-_ARRIVED = -1
 #: GOAWAY frames in a session's life: one per reason, and a repetition.
 MAX_GOAWAYS = 8
 #: Announcements (ENDPOINTS and SCHEME) a server may push at once, and a second: a new one costs
@@ -151,11 +146,7 @@ class MultiplexerProtocol:
         self._gathering: list[ReceivingStream] = []
         self.streams: dict[int, Stream] = {}
         self.undelivered: dict[int, Stream] = {}
-        # Closed locally with something yet to send; for each, as of the last look, the bytes it
-        # had sent, the session's next number, or `_ARRIVED` once the peer had them all, and the
-        # session's epoch.
-        self._closing: dict[Stream, tuple[int, int, int]] = {}
-        self._closing_timer: IDelayedCall | None = None
+        self._closing = ClosingStreams(runtime)
         self._next_id = 1 if client else 2
         self._highest_peer_id = 0
         self._peer_streams = 0
@@ -181,9 +172,7 @@ class MultiplexerProtocol:
         self.draining = True
         self._gathering.clear()
         self._scheduler.clear()
-        if self._closing_timer is not None:
-            self._closing_timer.cancel()
-            self._closing_timer = None
+        self._closing.stop()
         for stream in list(self.streams.values()):
             stream.session_lost(reason)
         self.streams.clear()
@@ -455,38 +444,11 @@ class MultiplexerProtocol:
     def stream_closing(self, stream: Stream) -> None:
         """A stream is closed here, and has something yet to send: not for ever."""
         if self.session is not None:
-            self._closing[stream] = self._mark(stream, self.session)
-            if self._closing_timer is None:
-                self._watch_closing()
-
-    @staticmethod
-    def _mark(stream: Stream, session: Session) -> tuple[int, int, int]:
-        return stream.sent, session.next_sequence, session.epoch
-
-    def _watch_closing(self) -> None:
-        self._closing_timer = self._runtime.call_later(STREAM_DRAIN_TIMEOUT, self._closing_due)
-
-    def _closing_due(self) -> None:
-        self._closing_timer = None
-        session = self.session
-        assert session is not None  # its end cancels the timer
-        for stream, (sent, sequence, epoch) in list(self._closing.items()):
-            if session.link is None or session.epoch != epoch:
-                # Nobody could say anything meanwhile, or not for all of the time.
-                self._closing[stream] = self._mark(stream, session)
-            elif stream.sent != sent or stream.ready:
-                self._closing[stream] = self._mark(stream, session)
-            elif sequence == _ARRIVED:
-                stream.reset(Outcome.TIMED_OUT, Failure(StreamError("nobody takes the rest")))
-            elif session.acknowledged >= sequence:
-                # A slow link is no reluctant reader.
-                self._closing[stream] = sent, _ARRIVED, epoch
-        if self._closing:
-            self._watch_closing()
+            self._closing.add(stream, self.session)
 
     def stream_closed(self, stream: Stream, *, draining: bool) -> None:
         """A stream is over on the wire; its id is free of state from now on."""
-        self._closing.pop(stream, None)
+        self._closing.discard(stream)
         if self.streams.pop(stream.stream_id, None) is None:
             return
         if (stream.stream_id & 1 == 1) != self._client:

@@ -48,7 +48,7 @@ def test_every_example_in_the_reference_loads(text: str, tmp_path: Path, monkeyp
         (tmp_path / name).chmod(0o600)
     listed = re.findall(r"```\n(# key.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "clients.txt").write_text(listed[0])
-    # Certificates are tested in test_config_load.
+    # Certificates are tested in test_config_server_mistakes.
     monkeypatch.setattr("phantom.config.rules._check_pair", lambda *_args: None)
     kind = ServerFile if "[server]" in text else ClientFile
     loaded = load_document(parse_document(text, "example", tmp_path), kind)

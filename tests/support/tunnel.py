@@ -122,6 +122,22 @@ class Recorder:
         return self.lost is not None and self.lost.check(ConnectionDone) is not None
 
 
+class Puller:
+    """A pull producer, which knows no pause (`IPullProducer`)."""
+
+    def __init__(self, stream: Stream, pieces: list[bytes]) -> None:
+        self.stream = stream
+        self.pieces = pieces
+        self.stopped = 0
+
+    def resumeProducing(self) -> None:
+        if self.pieces:
+            self.stream.write(self.pieces.pop(0))
+
+    def stopProducing(self) -> None:
+        self.stopped += 1
+
+
 class _Starter(DeadEnd):
     def __init__(self, on_link: Callable[[FrameProtocol], None]) -> None:
         self._on_link = on_link

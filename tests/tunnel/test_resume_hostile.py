@@ -12,8 +12,8 @@ from twisted.python.failure import Failure
 from phantom.core.detached import DetachedLimits
 from phantom.core.wire import Attach, AttachStatus, FrameType, pack_frame
 from phantom.errors import SessionError
+from phantom.tunnel.closing import STREAM_DRAIN_TIMEOUT
 from phantom.tunnel.frame import FrameProtocol
-from phantom.tunnel.mux import STREAM_DRAIN_TIMEOUT
 from phantom.tunnel.session_links import PROPOSAL_TIMEOUT
 
 HUGE = 2**64 - 1

@@ -1,0 +1,140 @@
+"""What a stream sends from: producers, and connections that it reads itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.tunnel import Joined, Puller
+
+from phantom.fast.gathering import Unhurried
+from phantom.tunnel.stream import Stream
+from phantom.tunnel.stream_sending import BULK
+
+
+def test_a_producer_is_paused_and_resumed() -> None:
+    class Producer:
+        def __init__(self) -> None:
+            self.calls: list[str] = []
+
+        def pauseProducing(self) -> None:
+            self.calls.append("pause")
+
+        def resumeProducing(self) -> None:
+            self.calls.append("resume")
+
+        def stopProducing(self) -> None:
+            self.calls.append("stop")
+
+    joined = Joined()
+    stream, _ = joined.open()
+    joined.run()
+    producer = Producer()
+    stream.registerProducer(producer, True)
+    stream.write(b"p" * 200_000)
+    assert producer.calls == ["pause"]
+    joined.run()
+    assert producer.calls == ["pause", "resume"]
+
+
+def test_a_pull_producer_is_asked_and_never_paused() -> None:
+    joined = Joined()
+    stream, _ = joined.open()
+    joined.run()
+    stream.registerProducer(Puller(stream, [bytes(300_000)] * 3), False)
+    joined.run(5)
+    assert len(joined.server_protocols[1].data) == 900_000
+
+
+def test_a_pull_producer_is_stopped_when_its_stream_ends() -> None:
+    joined = Joined()
+    stream, _ = joined.open()
+    joined.run()
+    puller = Puller(stream, [])
+    stream.registerProducer(puller, False)
+    joined.mux.close()
+    joined.run()
+    assert puller.stopped == 1
+
+
+class Source:
+    """A connection that a stream reads; whether somebody waits for it is all that counts."""
+
+    reader: Any = None
+    read_end = None
+    waits = True
+
+    def resumeProducing(self) -> None:
+        self.waits = True
+
+    def pauseProducing(self) -> None:
+        self.waits = False
+
+    def read_into(self, buffers: Any) -> int:
+        buffers[0][:4] = b"late"
+        return 4
+
+
+def sourced(source: Any) -> tuple[Joined, Stream]:
+    """Return a stream that reads the source, and what it is part of."""
+    joined = Joined()
+    stream, _ = joined.open()
+    joined.run()
+    stream.registerProducer(source, True)
+    stream.use_source(source)
+    return joined, stream
+
+
+def test_a_source_let_go_while_others_are_sent_is_not_parked(monkeypatch: Any) -> None:
+    """Making room for what it brings sends what waits, and that may end anything."""
+    source: Any = Source()
+    joined, stream = sourced(source)
+    open_log = joined.session.open_log
+
+    def lets_go(**options: bool) -> Any:
+        stream.unregisterProducer()
+        return open_log(**options)
+
+    monkeypatch.setattr(joined.session, "open_log", lets_go)
+    assert stream.read_from(source) is None
+    joined.run()
+    assert source.waits, "nobody would ever read it again"
+    assert joined.server_protocols[1].data == b""
+
+
+class Bulk(Source):
+    """Brings as much as there is room for."""
+
+    gatherer: Any = None
+
+    def read_into(self, buffers: Any) -> int:
+        return sum(map(len, buffers))
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_a_source_of_bulk_from_far_away_is_told_of_its_reads(monkeypatch: Any, far: bool) -> None:
+    told: list[int] = []
+
+    class Gatherer:
+        def read(self, size: int) -> None:
+            told.append(size)
+
+    def gather(_clock: Any, connection: Any) -> None:
+        connection.gatherer = Gatherer() if far else Unhurried()
+
+    monkeypatch.setattr("phantom.tunnel.mux.gather", gather)
+    source: Any = Bulk()
+    joined, stream = sourced(source)
+    while source.gatherer is None:
+        assert stream.sent <= 2 * BULK
+        assert stream.read_from(source) is None
+        joined.run()
+    assert stream.sent > BULK
+    stream.read_from(source)
+    joined.run()
+    assert not told, "there was more than what was read"
+    monkeypatch.setattr(Bulk, "read_into", lambda source, buffers: 1000)
+    stream.credit = 1 << 20
+    stream.read_from(source)
+    joined.run()
+    assert told == ([1000] if far else [])
