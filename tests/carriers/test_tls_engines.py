@@ -1,0 +1,119 @@
+"""The TLS engines by themselves: what goes in at one comes out at the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from phantom.carriers import tls_openssl, tls_utls
+from phantom.carriers.tls_server import server_engines
+from phantom.errors import RemoteProtocolError
+
+#: From less than a record to more than what is drained at once.
+SIZES = [1, 100, 16384, 70_000, 900_000]
+LIMIT = 262144
+
+Engines = tuple[Any, Any]
+
+
+def carry(source: Any, sink: Any) -> None:
+    """Give `sink` what `source` has to send."""
+    data = bytes(source.outgoing_lent())
+    if data:
+        sink.receive(data)
+
+
+def taken(engine: Any) -> bytes:
+    """Return all that can be decrypted."""
+    pieces: list[bytes] = []
+    while data := engine.plaintext(LIMIT):
+        assert len(data) <= LIMIT + 4 * 16384  # a piece more: see `TLSEngine.plaintext`
+        pieces.append(bytes(data))
+    return b"".join(pieces)
+
+
+@pytest.fixture(params=["pyOpenSSL's binding", "pyOpenSSL's interface"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How OpenSSL is called: what is quicker, and what works if that is not as expected."""
+    if request.param == "pyOpenSSL's binding":
+        assert tls_openssl._fast is not None
+    else:
+        monkeypatch.setattr(tls_openssl, "_fast", None)
+
+
+@pytest.fixture(params=["openssl", "boringssl"])
+def ends(
+    way: None, certificate: Any, client_engine: Callable[[], Any], request: pytest.FixtureRequest
+) -> Engines:
+    """A client's engine and a server's, with the handshake done."""
+    if request.param == "boringssl" and not tls_utls.AVAILABLE:
+        pytest.skip("the package utls is not installed")
+    client = client_engine()
+    server = server_engines(request.param, certificate[0], certificate[1]).engine()
+    client.start()
+    server.start()
+    for _ in range(3):
+        carry(client, server)
+        carry(server, client)
+    assert client.handshake_done and server.handshake_done
+    assert taken(client) == b""
+    return client, server
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_sent_arrives(ends: Engines, size: int) -> None:
+    for source, sink in (ends, ends[::-1]):
+        sent = os.urandom(size)
+        source.send(memoryview(sent))
+        carry(source, sink)
+        assert source.outgoing() == b""
+        assert taken(sink) == sent
+        assert sink.outgoing() == b""
+
+
+def test_what_may_be_kept_is_all_of_it(ends: Engines) -> None:
+    client, server = ends
+    sent = os.urandom(SIZES[-1])
+    server.send(sent)
+    kept = server.outgoing()
+    server.send(bytes(100_000))  # whatever it was put into is used again
+    assert server.outgoing_lent()
+    client.receive(kept)
+    assert taken(client) == sent
+
+
+def test_nothing_is_read_where_a_record_is_not_whole(ends: Engines) -> None:
+    client, server = ends
+    client.send(b"keystroke")
+    record = bytes(client.outgoing())
+    server.receive(record[:-1])
+    assert server.plaintext(LIMIT) == b""
+    server.receive(record[-1:])
+    assert taken(server) == b"keystroke"
+    assert not server.peer_closed
+
+
+@pytest.mark.parametrize("way_up", [True, False])
+def test_what_came_before_a_bad_record_comes_first(ends: Engines, way_up: bool) -> None:
+    source, sink = ends if way_up else ends[::-1]
+    source.send(b"good")
+    good = bytes(source.outgoing())
+    source.send(b"bad")
+    bad = bytearray(source.outgoing())
+    bad[-1] ^= 1
+    sink.receive(good + bytes(bad))
+    assert sink.plaintext(LIMIT) == b"good"
+    with pytest.raises(RemoteProtocolError):
+        sink.plaintext(LIMIT)
+
+
+def test_a_close_is_seen_behind_what_came_before_it(ends: Engines) -> None:
+    client, server = ends
+    client.send(b"goodbye")
+    client.close()
+    carry(client, server)
+    assert taken(server) == b"goodbye"
+    assert server.peer_closed
