@@ -306,6 +306,11 @@ class FrameProtocol:
             if self.allowance is not None:
                 self._check_allowance(self.allowance)
 
+    def send_aside(self, record: bytes) -> None:
+        """Send a ping or a pong: they must not start the watch for quiet anew."""
+        if self.connected:
+            self._shaper.send_aside(record)
+
     def send_records(self, plaintexts: list[memoryview]) -> None:
         """Send several records in one go; each is whole frames, valid during the call."""
         if self.connected:

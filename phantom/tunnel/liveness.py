@@ -51,7 +51,6 @@ class WatchedLink(Protocol):
         congested: Whether what is written waits.
         round_trip: Seconds the handshake or the last PONG took, None before.
         hasty: Whether links freeze here, so that silence is judged sooner.
-        transport: Takes records.
         receiver: Says by `expects` whether somebody waits for data.
     """
 
@@ -59,13 +58,15 @@ class WatchedLink(Protocol):
     congested: bool
     round_trip: float | None
     hasty: bool
-    transport: Any
     receiver: Any
 
     @property
     def received(self) -> int:
         """Bytes received, those of an incomplete record included."""
         ...
+
+    def send_aside(self, record: bytes) -> None:
+        """Send a ping or a pong: they must not start the watch for quiet anew."""
 
     def fail(self, why: str, *, silent: bool = True) -> None:
         """Give the link up."""
@@ -175,12 +176,7 @@ class Liveness:
     def _send_ping(self) -> None:
         payload = self._runtime.entropy(self._runtime.randint(MIN_PING, MAX_PING))
         self._ping = (payload, self._runtime.clock.seconds())
-        self._send_aside(pack_frame(FrameType.PING, 0, payload))
-
-    def _send_aside(self, record: bytes) -> None:
-        """Send a ping or a pong: they must not start the watch for quiet anew."""
-        if self._link.connected:
-            self._link.transport.write(record)
+        self._link.send_aside(pack_frame(FrameType.PING, 0, payload))
 
     def ping_received(self, payload: memoryview) -> None:
         """Answer.
@@ -192,7 +188,7 @@ class Liveness:
             raise RemoteProtocolError("a PING that is too long")
         if not self._pings.spend(self._runtime.clock.seconds()):
             raise RemoteProtocolError("a flood of pings")
-        self._send_aside(pack_frame(FrameType.PONG, 0, bytes(payload)))
+        self._link.send_aside(pack_frame(FrameType.PONG, 0, bytes(payload)))
 
     def pong_received(self, payload: memoryview) -> None:
         """Note how long the answer took, if it is one to our last question."""

@@ -231,6 +231,13 @@ class Shaper:
             self.flush()
             self._send(records)
 
+    def send_aside(self, record: bytes) -> None:
+        """Send a ping, a pong or cover: as it is, but on bare TCP in small packets."""
+        if self._cut is not None and self._cut.most is not None:
+            self._send_apart([record], self._cut.most, 1)
+        else:
+            self.link.transport.write(record)
+
     def _send(self, records: Sequence[bytes | memoryview]) -> None:
         last = records[-1]
         before = sum(map(len, records)) - len(last)
@@ -404,11 +411,7 @@ class Shaper:
         link = self.link
         size = self._runtime.randint(*delays.cover)
         if link.records == self._seen and not link.congested and size <= link.record_limit:
-            record = pack_frame(FrameType.PADDING, 0, bytes(size - HEADER_SIZE))
-            if self._cut is not None and self._cut.most is not None:
-                self._send_apart([record], self._cut.most, 1)
-            else:
-                link.transport.write(record)
+            self.send_aside(pack_frame(FrameType.PADDING, 0, bytes(size - HEADER_SIZE)))
         self._cover_later(delays)
 
     def stop(self) -> None:

@@ -19,11 +19,13 @@ class Wire:
     Attributes:
         records: Plaintexts.
         packets: Bytes of what left by itself, of whole records and of their pieces.
+        apart: For each single record, whether it was given to `write_apart`.
     """
 
     def __init__(self) -> None:
         self.records: list[bytes] = []
         self.packets: list[int] = []
+        self.apart: list[bool] = []
         self.received = 0
         self.total = 0  # of what went past, or was forgotten
 
@@ -34,10 +36,12 @@ class Wire:
     def write(self, record: bytes | memoryview) -> None:
         self.records.append(bytes(record))
         self.packets.append(len(record) + OVERHEAD)
+        self.apart.append(False)
 
     def write_apart(self, record: bytes | memoryview, sizes: Sequence[int]) -> None:
         self.records.append(bytes(record))
         self.packets += [*sizes, len(record) + OVERHEAD - sum(sizes)]
+        self.apart.append(True)
 
     def write_records(self, records: list[memoryview]) -> None:
         self.records += map(bytes, records)

@@ -20,6 +20,7 @@ from phantom.core.shaping import (
     Timing,
 )
 from phantom.core.wire import FrameType, pack_frame
+from phantom.crypto.records import OVERHEAD
 from phantom.tunnel.shaper import Shaping
 
 
@@ -51,6 +52,30 @@ def test_no_burst_of_a_client_is_one_that_begins_a_handshake(
             assert min(packets) > 0
             assert len(packets) >= LEAST_PACKETS or sum(packets) >= scheme.low
             assert not bare or max(packets) <= PACKET
+
+
+@pytest.mark.parametrize("upload", [False, True])
+def test_a_ping_is_a_small_packet_of_its_own_on_bare_tcp(upload: bool) -> None:
+    _, link, shaper = cut(bare=True)
+    if upload:
+        for _ in range(1 + CUT_BURST // 60_000):
+            shaper.send([data(60_000)])  # the last of them leaves whole
+        assert not shaper.apart
+    sent = link.transport.packets
+    sent.clear()
+    ping = pack_frame(FrameType.PING, 0, bytes(100))
+    shaper.send_aside(ping)
+    assert (sent, link.transport.apart[-1:]) == ([len(ping) + OVERHEAD], [True])
+    sent.clear()
+    shaper.send_aside(pack_frame(FrameType.PADDING, 0, bytes(1000)))
+    assert sum(sent) > 1000
+    assert max(sent) <= PACKET
+
+
+def test_a_ping_inside_tls_is_a_record_like_others() -> None:
+    _, link, shaper = cut(bare=False)
+    shaper.send_aside(pack_frame(FrameType.PING, 0, bytes(100)))
+    assert link.transport.apart == [False]
 
 
 def test_the_pieces_of_a_record_differ() -> None:
