@@ -140,6 +140,7 @@ class LinkGauge:
         self._timer: IDelayedCall | None = None
         # When the last look at a busy connection was, and what it showed.
         self._last: tuple[float, ConnectionState] | None = None
+        self._mean_segment: float | None = None
 
     def full(self) -> None:
         """See `phantom.interfaces.LinkGauge`."""
@@ -177,8 +178,20 @@ class LinkGauge:
         now = self._runtime.clock.seconds()
         last, self._last = self._last, (now, state)
         if last is not None and now > last[0]:
-            self._judge(state, _bytes_arrived(last[1], state) / (now - last[0]), now)
+            self._judge(state, self._bytes_arrived(last[1], state) / (now - last[0]), now)
         self._timer = self._runtime.call_later(INTERVAL, self._look)
+
+    def _bytes_arrived(self, before: ConnectionState, state: ConnectionState) -> float:
+        """Return how many bytes arrived between two looks, about.
+
+        The kernel counts segments, and those of a client that cuts what it says are a quarter of a
+        full one, so they are taken to be what left last was on average.
+        """
+        arrived = (state.delivered - before.delivered) & _WRAPS
+        sent = (state.segments_sent - before.segments_sent) & _WRAPS
+        if sent:
+            self._mean_segment = (state.bytes_sent - before.bytes_sent) / sent
+        return arrived * min(state.segment, self._mean_segment or state.segment)
 
     def _judge(self, state: ConnectionState, rate: float, now: float) -> None:
         if self._bound.observe(rate, starved=state.starved):
@@ -210,19 +223,6 @@ class LinkGauge:
             with contextlib.suppress(OSError):
                 # Unsigned, which Python's own way with an int is not.
                 handle.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("=I", limit))
-
-
-def _bytes_arrived(before: ConnectionState, state: ConnectionState) -> float:
-    """Return how many bytes arrived between two looks, about.
-
-    The kernel counts segments, and those of a client that cuts what it says are a quarter of a full
-    one, so they are taken to be what left meanwhile was on average.
-    """
-    arrived = (state.delivered - before.delivered) & _WRAPS
-    sent = (state.segments_sent - before.segments_sent) & _WRAPS
-    if not sent:
-        return arrived * state.segment
-    return arrived * min(state.segment, (state.bytes_sent - before.bytes_sent) / sent)
 
 
 def restart_bbr(handle: socket.socket) -> None:

@@ -33,7 +33,7 @@ class TLSEngine(Protocol):
         ...
 
     def plaintext(self, limit: int) -> bytes | memoryview:
-        """Return up to about `limit` decrypted bytes (four TLS records more at most).
+        """Return up to about `limit` decrypted bytes (five TLS records more at most).
 
         Returns:
             Nothing, when nothing is left to decrypt or the peer has closed.  A view is lent: it

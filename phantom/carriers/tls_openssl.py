@@ -39,6 +39,9 @@ _READ_ROOM = 262144
 #: The most that `_Fast.drain` returns at once: a batch of records of ours, inside records of TLS.
 _SEND_ROOM = SEALED_SIZE + 4096
 
+#: What `_Fast.drain_all` takes at once: answers and handshake flights, as bulk is lent.
+_COPY_ROOM = 65536
+
 #: What a BIO_read asks for beyond what `send` is known to have put there: a handshake
 #: flight with an ordinary chain.  pyOpenSSL allocates what is asked for, so asking for the
 #: most that could be would cost page faults on every call.
@@ -73,7 +76,8 @@ class _Fast:
     where that is not as expected, and everything works without it.
 
     One buffer each way serves all connections: what is read is dealt with at once, and of what
-    is drained another buffer takes the place if somebody keeps it.
+    is drained another buffer takes the place if somebody keeps it.  What is copied at once has one
+    of its own, as the other may be lent.
     """
 
     def __init__(self) -> None:
@@ -92,6 +96,7 @@ class _Fast:
         _ = connection._ssl, connection._from_ssl
         self._at = ffi.from_buffer
         self.sent = SharedBuffer(_SEND_ROOM)
+        self._copied = memoryview(bytearray(_COPY_ROOM))
 
     def read(self, connection: SSL.Connection, limit: int) -> tuple[memoryview | None, str | None]:
         """Return what can be decrypted, and what is wrong with what follows it.
@@ -119,11 +124,19 @@ class _Fast:
             size += result
         return self._buffer[:size], None
 
-    def drain(self, connection: SSL.Connection) -> memoryview:
-        """Return what is to go to the network, up to `_SEND_ROOM`, in `sent`."""
+    def drain(self, connection: SSL.Connection, view: memoryview) -> memoryview:
+        """Return what is to go to the network, as far as it fits `view`, which it is read into."""
         bio: Any = connection._from_ssl
-        view = self.sent.view
-        return view[: max(0, self._bio_read(bio, self._at(view), _SEND_ROOM))]
+        return view[: max(0, self._bio_read(bio, self._at(view), len(view)))]
+
+    def drain_all(self, connection: SSL.Connection) -> bytes:
+        """Return all that is to go to the network."""
+        pieces: list[bytes] = []
+        while True:
+            piece = bytes(self.drain(connection, self._copied))
+            pieces.append(piece)
+            if len(piece) < _COPY_ROOM:
+                return piece if len(pieces) == 1 else b"".join(pieces)
 
 
 def _fast_or_none() -> _Fast | None:
@@ -251,14 +264,11 @@ class OpenSSLEngine:
         if self._alert:
             alert, self._alert = self._alert, b""
             return alert
-        pieces: list[bytes] = []
         if _fast is not None:
-            drained = bytes(_fast.drain(self._connection))
-            if len(drained) < _SEND_ROOM:
-                self._waiting = 0
-                return drained
-            pieces.append(drained)
+            self._waiting = 0
+            return _fast.drain_all(self._connection)
         read = self._connection.bio_read
+        pieces: list[bytes] = []
         room = self._waiting + _FLIGHT
         self._waiting = 0
         try:
@@ -275,9 +285,9 @@ class OpenSSLEngine:
         """See `TLSEngine.outgoing_lent`."""
         if _fast is None or self._alert:
             return self.outgoing()
-        data = _fast.drain(self._connection)
+        data = _fast.drain(self._connection, _fast.sent.view)
         if len(data) == _SEND_ROOM:
-            return bytes(data) + self.outgoing()  # which uses the same memory
+            return bytes(data) + self.outgoing()
         self._waiting = 0
         return data
 

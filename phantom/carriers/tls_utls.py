@@ -183,7 +183,7 @@ class UTLSEngine:
             try:
                 data = self._read(room)
             except RemoteProtocolError:
-                if not pieces:
+                if not size:
                     raise
                 break  # what came before it first; the library raises again
             if self.peer_closed or not (data or self._unfed):

@@ -25,8 +25,13 @@ PACE = 0.88
 #: Seconds, and round trips besides, after which it should be empty.
 PATIENCE = 0.6
 PATIENCE_ROUND_TRIPS = 4.0
-#: Samples whose fastest says what arrives: half a second.
+#: Samples whose fastest says what arrives: half a second.  Something must have arrived in each, or
+#: the path stands still, and what the kernel still says of its queue is of before.
 SAMPLES = 5
+#: Bytes a second, the least limit: a segment takes 0.1 s.  The kernel books the time of each one
+#: that it sends in advance, retransmissions too, and lifting the limit takes nothing back: at a
+#: byte a second that was 24 minutes for one, and the link was mute (tried with Linux 6.18).
+LEAST_LIMIT = 16 * 1024
 #: Seconds without a further try after one in vain, and the factor for each one more.
 PENALTY = 10.0
 PENALTY_FACTOR = 4.0
@@ -68,7 +73,9 @@ class QueueDrain:
         if self.limit is None:
             if queue <= full or now < self._barred_until or len(self._rates) < SAMPLES:
                 return False
-            self.limit = max(1, int(max(self._rates) * PACE))
+            if min(self._rates) <= 0:
+                return False
+            self.limit = max(LEAST_LIMIT, int(max(self._rates) * PACE))
             self._until = now + PATIENCE + PATIENCE_ROUND_TRIPS * least
             return True
         if queue <= LEFT * full:

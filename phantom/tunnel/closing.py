@@ -43,6 +43,7 @@ class ClosingStreams:
 
     def stop(self) -> None:
         """Look no more: the session is over."""
+        self._seen.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -53,6 +54,8 @@ class ClosingStreams:
     def _look(self, session: Session) -> None:
         self._timer = None
         for stream, (sent, sequence, epoch) in list(self._seen.items()):
+            if stream not in self._seen:
+                continue  # a reset calls producers, and they may end others, or the session
             if session.link is None or session.epoch != epoch:
                 # Nobody could say anything meanwhile, or not for all of the time.
                 self._seen[stream] = _mark(stream, session)

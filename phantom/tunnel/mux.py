@@ -393,7 +393,8 @@ class MultiplexerProtocol:
         self.goaway(GoawayReason.SHUTDOWN)
         for stream in list(self.streams.values()):
             stream.give_up(Outcome.SHUTTING_DOWN, reason)
-        self.session.finish(reason)
+        if self.session is not None:  # a stream's producer may have called this, too
+            self.session.finish(reason)
 
     def _share_outbox(self) -> None:
         """Let a crowd of streams keep less each of what they have not sent."""

@@ -85,6 +85,22 @@ def test_what_may_be_kept_is_all_of_it(ends: Engines) -> None:
     assert taken(client) == sent
 
 
+def test_what_is_lent_outlives_what_others_send(
+    ends: Engines, certificate: Any, client_engine: Callable[[], Any]
+) -> None:
+    client, server = ends
+    sent = os.urandom(200_000)
+    server.send(sent)
+    lent = server.outgoing_lent()
+    other = client_engine()
+    other.start()
+    assert other.outgoing()
+    client.send(b"meanwhile")
+    assert client.outgoing()
+    client.receive(lent)
+    assert taken(client) == sent
+
+
 def test_nothing_is_read_where_a_record_is_not_whole(ends: Engines) -> None:
     client, server = ends
     client.send(b"keystroke")
@@ -94,6 +110,20 @@ def test_nothing_is_read_where_a_record_is_not_whole(ends: Engines) -> None:
     server.receive(record[-1:])
     assert taken(server) == b"keystroke"
     assert not server.peer_closed
+
+
+@pytest.mark.parametrize("way_up", [True, False])
+def test_a_record_that_comes_in_pieces_and_is_bad_is_told_at_once(
+    ends: Engines, way_up: bool
+) -> None:
+    source, sink = ends if way_up else ends[::-1]
+    source.send(b"bad")
+    bad = bytearray(source.outgoing())
+    bad[-1] ^= 1
+    sink.receive(bytes(bad[:3]))
+    sink.receive(bytes(bad[3:]))
+    with pytest.raises(RemoteProtocolError):
+        sink.plaintext(LIMIT)
 
 
 @pytest.mark.parametrize("way_up", [True, False])

@@ -5,7 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phantom.core.queue_drain import PATIENCE, PENALTY, QUEUE_PART, SAMPLES, QueueDrain
+from phantom.core.queue_drain import (
+    LEAST_LIMIT,
+    PATIENCE,
+    PENALTY,
+    QUEUE_PART,
+    SAMPLES,
+    QueueDrain,
+)
 
 LEAST = 0.04
 RATE = 1.2e6
@@ -73,9 +80,19 @@ def test_an_idle_link_has_no_limit() -> None:
     assert drain.limit is None
 
 
+def test_a_path_that_stands_still_gets_no_limit() -> None:
+    """The kernel goes on as if there were a queue; what arrived by then says nothing."""
+    for still in range(1, SAMPLES + 1):
+        drain = QueueDrain()
+        rates = [RATE] * (SAMPLES - still) + [0.0] * still
+        for number, rate in enumerate(rates):
+            drain.observe(number * STEP, rate=rate, round_trip=2 * LEAST, least=LEAST)
+        assert drain.limit is None, still
+
+
 @given(st.lists(st.tuples(st.floats(0, 1e10), st.floats(0, 10), st.floats(0, 10))))
-def test_a_limit_is_never_nothing(samples: list[tuple[float, float, float]]) -> None:
+def test_a_limit_is_never_next_to_nothing(samples: list[tuple[float, float, float]]) -> None:
     drain = QueueDrain()
     for number, (rate, round_trip, least) in enumerate(samples):
         drain.observe(number * STEP, rate=rate, round_trip=round_trip, least=least)
-        assert drain.limit is None or drain.limit >= 1
+        assert drain.limit is None or drain.limit >= LEAST_LIMIT

@@ -127,6 +127,33 @@ def test_two_ends_that_close_on_one_anothers_data_do_not_wait_for_ever() -> None
     assert server.lost is not None and not server.clean
 
 
+def test_a_producer_may_end_the_tunnel_when_its_stream_is_given_up() -> None:
+    joined = Joined()
+
+    class Ends:
+        def pauseProducing(self) -> None:
+            pass
+
+        def resumeProducing(self) -> None:
+            joined.mux.close()
+
+        stopProducing = resumeProducing
+
+    streams = [joined.open()[0] for _ in range(3)]
+    joined.run()
+    for server in joined.server_protocols.values():
+        server.transport.pauseProducing()
+    for stream in streams:
+        stream.write(bytes(8 * MIB))
+        stream.registerProducer(Ends(), True)
+    joined.run(5)
+    for stream in streams:
+        stream.loseConnection()
+    joined.run(3 * STREAM_DRAIN_TIMEOUT)
+    assert joined.mux.session is None and not joined.mux.streams
+    assert not joined.mux._closing._seen and joined.mux._closing._timer is None
+
+
 def test_a_slow_reader_gets_all_of_a_closed_stream() -> None:
     joined = Joined()
     stream, protocol = joined.open()
