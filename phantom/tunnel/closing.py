@@ -66,7 +66,7 @@ class ClosingStreams:
             elif session.acknowledged >= sequence:
                 # A slow link is no reluctant reader.
                 self._seen[stream] = sent, _ARRIVED, epoch
-        if self._seen:
+        if self._seen and self._timer is None:  # a reset may have led to another look
             self._look_later(session)
 
 

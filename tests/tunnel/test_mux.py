@@ -154,6 +154,38 @@ def test_a_producer_may_end_the_tunnel_when_its_stream_is_given_up() -> None:
     assert not joined.mux._closing._seen and joined.mux._closing._timer is None
 
 
+def test_a_stream_that_a_producer_closes_meanwhile_has_its_own_time() -> None:
+    joined = Joined()
+    first, second = joined.open()[0], joined.open()[0]
+
+    class Closes:
+        def pauseProducing(self) -> None:
+            pass
+
+        def resumeProducing(self) -> None:
+            second.loseConnection()
+            closed.append(joined.clock.seconds())
+
+        stopProducing = resumeProducing
+
+    closed: list[float] = []
+    joined.run()
+    for server in joined.server_protocols.values():
+        server.transport.pauseProducing()
+    for stream in (first, second):
+        stream.write(bytes(8 * MIB))
+    first.registerProducer(Closes(), True)
+    joined.run(5)
+    first.loseConnection()
+    joined.run(3 * STREAM_DRAIN_TIMEOUT)
+    assert closed
+    left = closed[0] + 1.9 * STREAM_DRAIN_TIMEOUT - joined.clock.seconds()
+    joined.run(left)
+    assert second.stream_id in joined.mux.streams
+    joined.run(0.2 * STREAM_DRAIN_TIMEOUT)
+    assert not joined.mux.streams
+
+
 def test_a_slow_reader_gets_all_of_a_closed_stream() -> None:
     joined = Joined()
     stream, protocol = joined.open()
