@@ -39,17 +39,8 @@ _READ_ROOM = 262144
 #: The most that `_Fast.drain` returns at once: a batch of records of ours, inside records of TLS.
 _SEND_ROOM = SEALED_SIZE + 4096
 
-#: What `_Fast.drain_all` takes at once: answers and handshake flights, as bulk is lent.
+#: What is taken at once of what is copied: answers and handshake flights, as bulk is lent.
 _COPY_ROOM = 65536
-
-#: What a BIO_read asks for beyond what `send` is known to have put there: a handshake
-#: flight with an ordinary chain.  pyOpenSSL allocates what is asked for, so asking for the
-#: most that could be would cost page faults on every call.
-_FLIGHT = 4096
-
-#: What a record adds to its plaintext: header, content type and tag (RFC 8446, section 5.2),
-#: or header, explicit nonce and tag (RFC 5288, section 3).
-_RECORD_OVERHEAD = 5 + 8 + 16
 
 #: OpenSSL's number (openssl/ssl.h); pyOpenSSL does not name it.
 _MODE_ENABLE_PARTIAL_WRITE = 0x1
@@ -136,7 +127,7 @@ class _Fast:
             piece = bytes(self.drain(connection, self._copied))
             pieces.append(piece)
             if len(piece) < _COPY_ROOM:
-                return piece if len(pieces) == 1 else b"".join(pieces)
+                return b"".join(pieces)  # of a single one, itself
 
 
 def _fast_or_none() -> _Fast | None:
@@ -163,7 +154,6 @@ class OpenSSLEngine:
         "_beginning",
         "_connection",
         "_error",
-        "_waiting",
         "handshake_done",
         "peer_closed",
     )
@@ -172,7 +162,6 @@ class OpenSSLEngine:
         self, context: SSL.Context, *, server: bool, server_name: str | None = None
     ) -> None:
         self._connection = SSL.Connection(context, None)
-        self._waiting = 0  # bytes that `send` has put into the BIO, at most
         self._error: str | None = None  # found behind plaintext that had to come first
         # What a client began with, while it may be a hello that only older ones understand.
         self._beginning: bytes | None = b"" if server else None
@@ -248,8 +237,6 @@ class OpenSSLEngine:
                 sent += self._connection.send(data[sent:])
         except SSL.Error as error:
             raise RemoteProtocolError(_reason(error)) from None
-        size = len(data)
-        self._waiting += size + (size // _RECORD + 1) * _RECORD_OVERHEAD
 
     def close(self) -> None:
         """See `TLSEngine.close`."""
@@ -265,21 +252,13 @@ class OpenSSLEngine:
             alert, self._alert = self._alert, b""
             return alert
         if _fast is not None:
-            self._waiting = 0
             return _fast.drain_all(self._connection)
-        read = self._connection.bio_read
         pieces: list[bytes] = []
-        room = self._waiting + _FLIGHT
-        self._waiting = 0
         try:
             while True:
-                piece = read(room)
-                pieces.append(piece)
-                if len(piece) < room:
-                    break
+                pieces.append(self._connection.bio_read(_COPY_ROOM))
         except SSL.WantReadError:
-            pass
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            return b"".join(pieces)
 
     def outgoing_lent(self) -> bytes | memoryview:
         """See `TLSEngine.outgoing_lent`."""
@@ -288,7 +267,6 @@ class OpenSSLEngine:
         data = _fast.drain(self._connection, _fast.sent.view)
         if len(data) == _SEND_ROOM:
             return bytes(data) + self.outgoing()
-        self._waiting = 0
         return data
 
     def kept(self) -> None:

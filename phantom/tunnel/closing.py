@@ -34,8 +34,7 @@ class ClosingStreams:
     def add(self, stream: Stream, session: Session) -> None:
         """Watch a stream of `session` that has just been closed here."""
         self._seen[stream] = _mark(stream, session)
-        if self._timer is None:
-            self._look_later(session)
+        self._look_later(session)
 
     def discard(self, stream: Stream) -> None:
         """Forget a stream that is over; it need not be known here."""
@@ -49,7 +48,8 @@ class ClosingStreams:
             self._timer = None
 
     def _look_later(self, session: Session) -> None:
-        self._timer = self._runtime.call_later(STREAM_DRAIN_TIMEOUT, self._look, session)
+        if self._timer is None:  # a reset, in a look, may have led to the next one
+            self._timer = self._runtime.call_later(STREAM_DRAIN_TIMEOUT, self._look, session)
 
     def _look(self, session: Session) -> None:
         self._timer = None
@@ -66,7 +66,7 @@ class ClosingStreams:
             elif session.acknowledged >= sequence:
                 # A slow link is no reluctant reader.
                 self._seen[stream] = sent, _ARRIVED, epoch
-        if self._seen and self._timer is None:  # a reset may have led to another look
+        if self._seen:
             self._look_later(session)
 
 

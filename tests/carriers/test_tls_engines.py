@@ -35,6 +35,14 @@ def taken(engine: Any) -> bytes:
     return b"".join(pieces)
 
 
+def damaged(engine: Any) -> bytes:
+    """Return a record that nobody can decrypt."""
+    engine.send(b"bad")
+    record = bytearray(engine.outgoing())
+    record[-1] ^= 1
+    return bytes(record)
+
+
 @pytest.fixture(params=["pyOpenSSL's binding", "pyOpenSSL's interface"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How OpenSSL is called: what is quicker, and what works if that is not as expected."""
@@ -86,7 +94,7 @@ def test_what_may_be_kept_is_all_of_it(ends: Engines) -> None:
 
 
 def test_what_is_lent_outlives_what_others_send(
-    ends: Engines, certificate: Any, client_engine: Callable[[], Any]
+    ends: Engines, client_engine: Callable[[], Any]
 ) -> None:
     client, server = ends
     sent = os.urandom(200_000)
@@ -117,11 +125,9 @@ def test_a_record_that_comes_in_pieces_and_is_bad_is_told_at_once(
     ends: Engines, way_up: bool
 ) -> None:
     source, sink = ends if way_up else ends[::-1]
-    source.send(b"bad")
-    bad = bytearray(source.outgoing())
-    bad[-1] ^= 1
-    sink.receive(bytes(bad[:3]))
-    sink.receive(bytes(bad[3:]))
+    bad = damaged(source)
+    sink.receive(bad[:3])
+    sink.receive(bad[3:])
     with pytest.raises(RemoteProtocolError):
         sink.plaintext(LIMIT)
 
@@ -131,10 +137,7 @@ def test_what_came_before_a_bad_record_comes_first(ends: Engines, way_up: bool) 
     source, sink = ends if way_up else ends[::-1]
     source.send(b"good")
     good = bytes(source.outgoing())
-    source.send(b"bad")
-    bad = bytearray(source.outgoing())
-    bad[-1] ^= 1
-    sink.receive(good + bytes(bad))
+    sink.receive(good + damaged(source))
     assert sink.plaintext(LIMIT) == b"good"
     with pytest.raises(RemoteProtocolError):
         sink.plaintext(LIMIT)

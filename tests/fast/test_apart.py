@@ -8,17 +8,16 @@ import struct
 import pytest
 from support.quick import CHANCE, Producer, Wire
 
-linux = pytest.mark.skipif(not hasattr(socket, "TCP_CORK"), reason="Linux only")
+from phantom.fast.tcp_info import read_state
 
-#: Offset of `tcpi_data_segs_out` in struct tcp_info (linux/tcp.h).
-_SEGMENTS_OUT = 156
+linux = pytest.mark.skipif(not hasattr(socket, "TCP_CORK"), reason="Linux only")
 
 
 def segments(wire: Wire) -> int:
     """Return how many segments with data the connection has sent."""
-    raw = wire.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SEGMENTS_OUT + 4)
-    count: int = struct.unpack_from("=I", raw, _SEGMENTS_OUT)[0]
-    return count
+    state = read_state(wire.socket)
+    assert state is not None
+    return state.segments_sent
 
 
 @linux

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -149,12 +151,20 @@ async def test_a_large_upload_and_download(reactor: Any, tmp_path: Any) -> None:
         await world.stop()
 
 
-async def test_a_reset_while_waiting_cancels_the_attempt(reactor: Any) -> None:
+@contextlib.asynccontextmanager
+async def application_of(reactor: Any) -> AsyncIterator[tuple[socket.socket, ScriptedOutbound]]:
+    """An application's plain socket, connected to an inbound whose outbound is the test's."""
     outbound = ScriptedOutbound()
     factory = Socks5Factory(real_runtime(reactor), outbound)
     port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
     try:
-        application = socket.create_connection(("127.0.0.1", port.getHost().port))
+        yield socket.create_connection(("127.0.0.1", port.getHost().port)), outbound
+    finally:
+        await port.stopListening()
+
+
+async def test_a_reset_while_waiting_cancels_the_attempt(reactor: Any) -> None:
+    async with application_of(reactor) as (application, outbound):
         application.sendall(HELLO + REQUEST)
         while not outbound.asked:
             await deferLater(reactor, 0.005)
@@ -163,16 +173,10 @@ async def test_a_reset_while_waiting_cancels_the_attempt(reactor: Any) -> None:
         application.close()
         while not outbound.cancelled:
             await deferLater(reactor, 0.005)
-    finally:
-        await port.stopListening()
 
 
 async def test_a_refusal_reaches_an_application_that_is_still_sending(reactor: Any) -> None:
-    outbound = ScriptedOutbound()
-    factory = Socks5Factory(real_runtime(reactor), outbound)
-    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
-    try:
-        application = socket.create_connection(("127.0.0.1", port.getHost().port))
+    async with application_of(reactor) as (application, outbound):
         application.setblocking(False)
         application.sendall(HELLO + REQUEST)
         while not outbound.asked:
@@ -188,8 +192,6 @@ async def test_a_refusal_reaches_an_application_that_is_still_sending(reactor: A
         # Not a reset behind the FIN, which other kernels let destroy what is unread.
         assert application.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
         application.close()
-    finally:
-        await port.stopListening()
 
 
 async def test_pipelined_upload_and_a_half_close_before_the_answer(reactor: Any) -> None:
@@ -208,21 +210,18 @@ async def test_pipelined_upload_and_a_half_close_before_the_answer(reactor: Any)
     sink = Factory.forProtocol(Collector)
     sink.noisy = False
     sink_port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(sink)
-    outbound = ScriptedOutbound()
-    factory = Socks5Factory(real_runtime(reactor), outbound)
-    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
     try:
-        application = socket.create_connection(("127.0.0.1", port.getHost().port))
-        application.setblocking(False)
-        words = bytes(range(256)) * 256
-        assert application.send(HELLO + REQUEST + words) == len(HELLO + REQUEST + words)
-        application.shutdown(socket.SHUT_WR)
-        await deferLater(reactor, 0.05)
-        _, protocol, attempt = outbound.asked[-1]
-        direct = ReactorOutbound(reactor, sink_port.getHost().port)
-        direct.connect(Destination("x", sink_port.getHost().port), protocol).chainDeferred(attempt)
-        assert await done == words
-        application.close()
+        async with application_of(reactor) as (application, outbound):
+            application.setblocking(False)
+            words = bytes(range(256)) * 256
+            assert application.send(HELLO + REQUEST + words) == len(HELLO + REQUEST + words)
+            application.shutdown(socket.SHUT_WR)
+            await deferLater(reactor, 0.05)
+            _, protocol, attempt = outbound.asked[-1]
+            port = sink_port.getHost().port
+            direct = ReactorOutbound(reactor, port)
+            direct.connect(Destination("x", port), protocol).chainDeferred(attempt)
+            assert await done == words
+            application.close()
     finally:
-        await port.stopListening()
         await sink_port.stopListening()

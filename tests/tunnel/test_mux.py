@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.pipes import drawn_split
+from support.quick import Producer
 from support.tunnel import SOMEWHERE, Joined, Recorder
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.python.failure import Failure
@@ -129,23 +130,15 @@ def test_two_ends_that_close_on_one_anothers_data_do_not_wait_for_ever() -> None
 
 def test_a_producer_may_end_the_tunnel_when_its_stream_is_given_up() -> None:
     joined = Joined()
-
-    class Ends:
-        def pauseProducing(self) -> None:
-            pass
-
-        def resumeProducing(self) -> None:
-            joined.mux.close()
-
-        stopProducing = resumeProducing
-
+    producer = Producer()
+    producer.on_resume = joined.mux.close
     streams = [joined.open()[0] for _ in range(3)]
     joined.run()
     for server in joined.server_protocols.values():
         server.transport.pauseProducing()
     for stream in streams:
         stream.write(bytes(8 * MIB))
-        stream.registerProducer(Ends(), True)
+        stream.registerProducer(producer, True)
     joined.run(5)
     for stream in streams:
         stream.loseConnection()
@@ -157,24 +150,20 @@ def test_a_producer_may_end_the_tunnel_when_its_stream_is_given_up() -> None:
 def test_a_stream_that_a_producer_closes_meanwhile_has_its_own_time() -> None:
     joined = Joined()
     first, second = joined.open()[0], joined.open()[0]
-
-    class Closes:
-        def pauseProducing(self) -> None:
-            pass
-
-        def resumeProducing(self) -> None:
-            second.loseConnection()
-            closed.append(joined.clock.seconds())
-
-        stopProducing = resumeProducing
-
     closed: list[float] = []
+
+    def close_the_second() -> None:
+        second.loseConnection()
+        closed.append(joined.clock.seconds())
+
+    producer = Producer()
+    producer.on_resume = close_the_second
     joined.run()
     for server in joined.server_protocols.values():
         server.transport.pauseProducing()
     for stream in (first, second):
         stream.write(bytes(8 * MIB))
-    first.registerProducer(Closes(), True)
+    first.registerProducer(producer, True)
     joined.run(5)
     first.loseConnection()
     joined.run(3 * STREAM_DRAIN_TIMEOUT)

@@ -35,10 +35,6 @@ def test_an_exception_in_a_protocol_ends_its_stream_only(logged_failures: Any) -
     stream, protocol = joined.open()
     _other, other_protocol = joined.open()
     joined.run()
-
-    def explode(_data: bytes) -> None:
-        raise RuntimeError("bug")
-
     protocol.on_data = explode
     joined.server_protocols[1].transport.write(b"x")
     joined.server_protocols[3].transport.write(b"y")
