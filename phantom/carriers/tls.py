@@ -34,9 +34,9 @@ from phantom.telemetry import make_logger
 
 log = make_logger()
 
-#: How much plaintext goes up in one call: enough to make the calls cheap, little enough to
-#: let an interactive stream in between; the transport reads no more at once.
-BATCH = 262144
+#: How much plaintext goes up in one call: all of what the transport reads at once, so that it is
+#: acknowledged once.
+BATCH = READ_SIZE
 
 #: Seconds a server gives the handshake: nginx's default ``client_header_timeout``.
 SERVER_HANDSHAKE_TIMEOUT = 60.0

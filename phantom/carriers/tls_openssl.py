@@ -23,6 +23,7 @@ from phantom.carriers.tls_engine import HTTP1_ALPN, TLSEngine
 from phantom.core import ssl2_hello
 from phantom.errors import ConfigurationError, RemoteProtocolError
 from phantom.fast.buffers import SEALED_SIZE, SharedBuffer
+from phantom.fast.sockets import READ_SIZE
 
 #: nginx's default ``ssl_ciphers``; it orders nothing in TLS 1.3.
 _SERVER_CIPHERS = b"HIGH:!aNULL:!MD5"
@@ -34,7 +35,7 @@ _SESSION_TIMEOUT = 300
 _RECORD = 16384
 
 #: The most that `_Fast.read` returns at once: the layer asks for no more.
-_READ_ROOM = 262144
+_READ_ROOM = READ_SIZE
 
 #: The most that `_Fast.drain` returns at once: a batch of records of ours, inside records of TLS.
 _SEND_ROOM = SEALED_SIZE + 4096

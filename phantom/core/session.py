@@ -25,9 +25,14 @@ from phantom.errors import LocalProtocolError, RemoteProtocolError
 #: TCP: 0.15 CPU-s/GB).  On other paths it makes no difference.
 FULL_RECORD = 65_355
 FULL_PAYLOAD = FULL_RECORD - HEADER_SIZE
-#: Bytes that are read, sealed and sent in one go: four full records.  Less costs calls, more
-#: keeps a keystroke waiting (measured: doc/performance.md).
-BATCH = 4 * FULL_PAYLOAD
+#: Full records that are read, sealed and sent, or received and opened, in one go, at most.  Half as
+#: many cost a sixth more CPU time (doc/adr/0020); more keep a keystroke waiting.
+BATCH_RECORDS = 8
+#: Bytes of data in them.
+BATCH = BATCH_RECORDS * FULL_PAYLOAD
+#: The same towards a peer that is far, whose kernel lets a part go and has the rest wait where
+#: nothing overtakes it, and while somebody types beside it.
+HALF_BATCH = BATCH // 2
 #: Most frames one session keeps unacknowledged; bounds what tiny frames cost beyond bytes.
 MAX_RETAINED_FRAMES = 65_536
 #: Most bytes of a record, and of a frame, on a link that is new, or that other links failed
@@ -86,7 +91,7 @@ class SendLog:
         self.size = 0
         self.unsent = 0
         self.frame_limit = FULL_PAYLOAD
-        self.batch = BATCH
+        self.batch = HALF_BATCH
         self.room = MAX_RETAINED_BYTES
 
     @property
@@ -180,8 +185,8 @@ class SendLog:
         block = self._block
         run = self._open
         start = BLOCK_SIZE if block is None else block.cursor
-        # A batch that spans two blocks would be cut into more records than four.
-        wanted = min(limit, BATCH // 2) + HEADER_SIZE
+        # A batch that spans two blocks would be cut into more records than it fills.
+        wanted = min(limit, HALF_BATCH) + HEADER_SIZE
         if block is None or BLOCK_SIZE - start < wanted:
             block = self._reserved_block = self._pool.acquire()
             start = 0

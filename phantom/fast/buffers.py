@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from phantom.fast.sockets import READ_SIZE
 
-#: Bytes of a batch of records when it is sealed: four full records (65,553 bytes each), and a
-#: fifth, so that small ones beside them fit.
-SEALED_SIZE = 5 * 65_553
+#: Bytes of a batch of records when it is sealed: eight full records (65,553 bytes each), and a
+#: ninth, so that small ones beside them fit.
+SEALED_SIZE = 9 * 65_553
 
 
 class SharedBuffer:

@@ -29,9 +29,9 @@ from phantom.fast.ends import QuickEnds
 from phantom.fast.gathering import Gatherer, Unhurried
 from phantom.fast.tcp_info import LINUX
 
-#: Bytes read at once where a protocol takes buffers: four whole records.  Larger reads gain
-#: nothing more and keep everybody else waiting (measured: 64 KiB costs 0.2 CPU-s/GB more).
-READ_SIZE = 256 * 1024
+#: Bytes read at once where a protocol takes buffers, at most: eight whole records.  Larger reads
+#: keep everybody else waiting, smaller ones cost more (doc/adr/0020).
+READ_SIZE = 512 * 1024
 #: Bytes offered to the kernel in one call; Twisted's own limit of 128 KiB would cut our
 #: batches in two.
 SEND_LIMIT = 1024 * 1024
@@ -94,6 +94,7 @@ class QuickConnection(QuickEnds):
             10 Mbit/s; asked first, it says no.
         separates: Whether the pieces of `send_apart` stay apart while they wait in the kernel.
         gatherer: Told of each read, if there is one; a `SocketReader` does so by itself.
+        most_read: Bytes that are read at once for a protocol that takes buffers, at most.
     """
 
     SEND_LIMIT = SEND_LIMIT
@@ -102,6 +103,7 @@ class QuickConnection(QuickEnds):
     patient = False
     separates = LINUX
     gatherer: Gatherer | Unhurried | None = None
+    most_read = READ_SIZE
     # Any: a push producer, if `streamingProducer` is set.
     producer: Any
     _read_end: Exception | None = None
@@ -114,9 +116,9 @@ class QuickConnection(QuickEnds):
         reader = self.reader
         if reader is not None:
             return reader.read_from(self)
-        protocol = self.protocol
+        protocol: Any = self.protocol
         receive = getattr(protocol, "buffer_received", None)
-        most = self.bufferSize if receive is None else protocol.read_size  # type: ignore[attr-defined]
+        most = self.bufferSize if receive is None else min(protocol.read_size, self.most_read)
         try:
             size = self.socket.recv_into(_READ_BUFFER, most)
         except BlockingIOError:

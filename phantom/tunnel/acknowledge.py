@@ -7,13 +7,13 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall
 
 from phantom.core.received import ReceiveLog
-from phantom.core.session import BATCH, SendLog
+from phantom.core.session import HALF_BATCH, SendLog
 from phantom.runtime import Runtime
 from phantom.tunnel.frame import FrameProtocol
 
-#: Acknowledge after this many received bytes, just below 256 KiB: measured at no cost beside
-#: less frequent ones, and it keeps the peer's log within a few blocks (doc/adr/0003).
-ACK_BYTES = BATCH
+#: Acknowledge after this many received bytes, just below 256 KiB, once a read (of 512 KiB at most):
+#: it keeps the peer's log within a few blocks (doc/adr/0003).
+ACK_BYTES = HALF_BATCH
 #: ... or after this many where links die young: what is not acknowledged by then goes again.
 LEAN_ACK_BYTES = 2048
 #: ... or after this many seconds: long enough that a ping-pong is not doubled in records,

@@ -97,6 +97,7 @@ class FrameProtocol:
     Attributes:
         receiver: Who gets the frames.
         last_heard: When the last record came, in the clock's seconds.
+        row: How many records the last read brought.
         congested: Whether the transport below holds as much unsent data as it should.
         peer_key: The peer's static public key, from the handshake (32 bytes).
         round_trip: Seconds the handshake or the last PONG took, None before.
@@ -128,6 +129,7 @@ class FrameProtocol:
         self.round_trip: float | None = None
         self.last_heard = runtime.clock.seconds()
         self.records = 0
+        self.row = 0
         self.allowance: tuple[int, int] | None = None
         self.on_allowance: Callable[[], None] | None = None
         self.hasty = False
@@ -200,6 +202,11 @@ class FrameProtocol:
         """Note that a stream begins."""
         self._shaper.stream_opened()
 
+    def read_at_once(self, records: int) -> None:
+        """Have at most so many full records read at once."""
+        if self.connected:
+            self.transport.read_at_once(records)
+
     # -- IProtocol, from the record layer ---------------------------------------------
 
     def makeConnection(self, transport: Any) -> None:
@@ -226,8 +233,9 @@ class FrameProtocol:
         """Deal with the frames of several records, which are only valid during the call."""
         liveness = self._liveness
         self.last_heard = self._runtime.clock.seconds()
-        liveness.records += len(records)
-        self.records += len(records)
+        self.row = row_length = len(records)
+        liveness.records += row_length
+        self.records += row_length
         if self.allowance is not None:
             self._check_allowance(self.allowance)
         liveness.bytes_at_record = self.transport.received

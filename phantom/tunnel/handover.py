@@ -408,6 +408,9 @@ class BorneLink:
     def confirmed(self) -> None:
         """Do nothing: where the link's keys are this is known already."""
 
+    def read_at_once(self, records: int) -> None:
+        """Do nothing: records come one by one from where the link is read."""
+
     def write(self, data: bytes | memoryview) -> None:
         """Send one record by the link; `data` is copied."""
         self.transport.write(encode(Message.RECORD, data))

@@ -15,7 +15,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from phantom.core.session import FULL_RECORD
+from phantom.core.session import BATCH_RECORDS, FULL_RECORD
 from phantom.crypto.records import OVERHEAD, RecordOpener, RecordReader, RecordSealer
 from phantom.errors import RemoteProtocolError
 from phantom.fast.buffers import SEALED_SIZE, borrow_opened, return_opened, sealed_buffer
@@ -71,6 +71,7 @@ class NoiseProtocol(Layer):
         self._on_confirmed: Callable[[], None] | None = None
         self._ended = False
         self.read_size = READ_SIZE
+        self._at_once = BATCH_RECORDS * FULL_SEALED
         self._seal: Callable[[bytes | memoryview], bytes]
         self._seal_row: Callable[[Sequence[memoryview], memoryview], int]
         self._send_buffer: Callable[[bytes | memoryview], bool] | None = None
@@ -134,7 +135,7 @@ class NoiseProtocol(Layer):
         finally:
             return_opened(buffer)
         missing = reader.missing
-        self.read_size = missing + 3 * FULL_SEALED if missing else 4 * FULL_SEALED
+        self.read_size = missing + self._at_once - FULL_SEALED if missing else self._at_once
         if reader.failure is not None:
             self._records_failed(reader.failure)
 
@@ -148,6 +149,13 @@ class NoiseProtocol(Layer):
         transport = self.transport
         self.upper.connectionLost(Failure(error))
         self._abandon(transport, b"")
+
+    def read_at_once(self, records: int) -> None:
+        """Have at most so many full records read at once, `BATCH_RECORDS` unless told otherwise."""
+        self._at_once = records * FULL_SEALED
+        connection = bottom(self.transport)
+        if hasattr(connection, "most_read"):
+            connection.most_read = records * 64 * 1024  # with room for the records of TLS around
 
     def write(self, data: bytes | memoryview) -> None:
         """Send whole frames as one record."""

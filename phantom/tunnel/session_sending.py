@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from twisted.python.failure import Failure
 
-from phantom.core.session import BATCH, FULL_RECORD, SMALL_RECORD, SendLog
+from phantom.core.session import (
+    BATCH,
+    BATCH_RECORDS,
+    FULL_RECORD,
+    HALF_BATCH,
+    SMALL_RECORD,
+    SendLog,
+)
 from phantom.core.shaping import PACED
 from phantom.core.wire import HEADER_SIZE, FrameType, encode_ack, pack_frame
 from phantom.errors import SessionError
@@ -21,15 +28,15 @@ BATCHES_A_TURN = 8
 NEAR = 0.001
 #: Bytes that may be kept unacknowledged towards a peer that is near.  More is no more in flight,
 #: it lies in the peer's socket, where nothing overtakes it; less would have us wait for
-#: acknowledgements.  Measured on loopback, a ping beside one download at 10 to 11 Gbit/s, p50
-#: and p99: 0.9 and 2.8 ms with this, 2.5 and 7.9 without.
-NEAR_ROOM = 4 * BATCH
-#: And while a small stream finds more than this before it: a ping beside one or four downloads
-#: then takes 0.9 and 2.3 ms in place of 1.2 and 3, inside TLS 1.6 and 3.4 in place of 2.3 and 4.1.
-#: It costs the downloads a fifth to a quarter of their rate meanwhile.
-BESIDE_ROOM = 2 * BATCH
+#: acknowledgements (with two batches a download took 4 % more CPU time than with three).
+NEAR_ROOM = 3 * BATCH
+#: And while a small stream finds more than this before it.  Batches and reads are half as large
+#: then, too.  What it gains and costs: doc/adr/0027.
+BESIDE_ROOM = BATCH
 #: Seconds after the last such one.
 BESIDE = 1.0
+#: Full records in one read that say that much comes in: those of half a batch, or nearly.
+MUCH = 3
 #: Bytes of a record below which an acknowledgement joins it.  Where much comes in, that and a
 #: window update are due for every read; each record costs the receiver a tenth of its CPU time.
 WITH_ACK = 1024
@@ -65,10 +72,17 @@ class SendingSession(SessionBase):
         return send_log if send_log.has_room else None
 
     def make_way(self) -> None:
-        """Keep less under way for a while, if much is: a keystroke comes after it."""
-        if self._near and self._log.size >= BESIDE_ROOM:
+        """Have less under way, and read less at once, if it is much: a keystroke comes after it."""
+        sends = self._near and self._log.size >= BESIDE_ROOM
+        link = self.link
+        if link is None or not (sends or link.row >= MUCH):
+            return
+        if self._beside is None:
+            self._batch = HALF_BATCH
+            link.read_at_once(BATCH_RECORDS // 2)
+        if sends:
             self._log.room = BESIDE_ROOM
-            self._beside = self._runtime.clock.seconds()
+        self._beside = self._runtime.clock.seconds()
 
     def flush(self) -> None:
         """Send what waits now: there is enough of it."""
@@ -140,7 +154,7 @@ class SendingSession(SessionBase):
         if link.paced:
             limit = min(limit, PACED)
         send_log.frame_limit = limit - HEADER_SIZE
-        send_log.batch = BATCH if limit == FULL_RECORD else limit
+        send_log.batch = self._batch if limit == FULL_RECORD else limit
         return limit
 
     def _pace_due(self) -> None:
@@ -154,12 +168,18 @@ class SendingSession(SessionBase):
 
     def _set_limits(self) -> None:
         self._log.room = self._fresh.room
+        self._batch = HALF_BATCH
         self._near = False
         self._beside = None
-        if self._fresh.trusted and self.link is not None:
-            least = self.link.least_round_trip
+        link = self.link
+        if link is None:
+            return
+        link.read_at_once(BATCH_RECORDS)
+        if self._fresh.trusted:
+            least = link.least_round_trip
             if least is not None and least < NEAR:
                 self._log.room = NEAR_ROOM
+                self._batch = BATCH
                 self._near = True
 
     def _acknowledged(self, received: int) -> None:

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phantom.carriers import tls_utls
-from phantom.carriers.tls import FAILED_LINGER, SERVER_HANDSHAKE_TIMEOUT, TLSLayer
+from phantom.carriers.tls import BATCH, FAILED_LINGER, SERVER_HANDSHAKE_TIMEOUT, TLSLayer
 from phantom.carriers.tls_openssl import ServerCertificates
 from phantom.carriers.tls_server import server_engines
 from phantom.errors import HandshakeError
@@ -188,19 +188,20 @@ def test_nothing_is_delivered_while_paused(pair: Any) -> None:
     near, far, wire = pair()
     wire.run()
     far.on_data = lambda: far.transport.pauseProducing()
-    near.transport.write(b"a" * 800_000)
-    wire.run(lambda: 1_000_000)
+    total = 3 * BATCH + 1000
+    near.transport.write(b"a" * total)
+    wire.run(lambda: 2 * total)
     first = len(far.received)
-    assert 0 < first < 800_000
+    assert 0 < first < total
     assert not wire.ends[1].reading
     far.transport.resumeProducing()
     assert len(far.received) == first, "delivery must not happen inside resumeProducing"
     wire.run()
-    assert first < len(far.received) < 800_000
+    assert first < len(far.received) < total
     far.on_data = None
     far.transport.resumeProducing()
     wire.run()
-    assert len(far.received) == 800_000
+    assert len(far.received) == total
 
 
 def test_close_waits_behind_paused_data(pair: Any) -> None:

@@ -456,10 +456,20 @@ def test_only_twisteds_own_are_made_quick(wire: Wire) -> None:
 
 
 def test_a_read_has_room_for_what_a_protocol_may_ask() -> None:
+    from phantom.core.session import BATCH_RECORDS
     from phantom.tunnel.noise import FULL_SEALED
 
-    assert 65_535 + 3 * FULL_SEALED <= READ_SIZE
-    assert 4 * FULL_SEALED <= READ_SIZE
+    assert 65_535 + (BATCH_RECORDS - 1) * FULL_SEALED <= READ_SIZE
+    assert BATCH_RECORDS * FULL_SEALED <= READ_SIZE
+
+
+def test_no_more_is_read_at_once_than_wanted(wire: Wire) -> None:
+    receiver = wire.serve(Buffers())
+    receiver.read_size = 100
+    wire.quick.most_read = 60
+    wire.peer.sendall(b"x" * 150)
+    wire.until(lambda: len(receiver.data) == 150)
+    assert list(map(len, receiver.views)) == [60, 60, 30]
 
 
 class Gathering:

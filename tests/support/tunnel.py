@@ -44,6 +44,7 @@ class LengthPrefixed(Layer):
         self.received = 0
         self.sent = 0
         self.separates = False
+        self.at_once = 0
         self._buffer = b""
 
     def confirmed(self) -> None:
@@ -52,6 +53,9 @@ class LengthPrefixed(Layer):
     def write(self, data: Any) -> None:
         self.sent += len(data)
         self.transport.write(len(data).to_bytes(4, "big") + bytes(data))
+
+    def read_at_once(self, records: int) -> None:
+        self.at_once = records
 
     def write_apart(self, data: Any, sizes: Any) -> None:
         self.write(data)

@@ -13,8 +13,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phantom.core.handshake import Cipher, Mode
+from phantom.core.session import BATCH_RECORDS
+from phantom.crypto.records import SEALED_LENGTH_SIZE
 from phantom.errors import HandshakeError, RemoteProtocolError
+from phantom.fast.sockets import READ_SIZE
 from phantom.tunnel.initiator import InitiatorSettings, NoiseInitiator
+from phantom.tunnel.noise import FULL_SEALED
 
 
 @MODES
@@ -147,3 +151,21 @@ def test_a_bare_client_at_a_tls_server_is_told(answer: bytes) -> None:
     server.transport.write(answer + bytes(60))
     run(clock, 1)
     assert "set tls_sni" in failures[0].getErrorMessage()
+
+
+def test_a_link_says_how_much_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a read ends with a record, and no record is copied."""
+    monkeypatch.setattr(PipeEnd, "most_read", 0, raising=False)
+    pair = Pair(Mode.BARE)
+    client, transport = pair.client, pair.client.transport
+    pair.server_upper.transport.write(b"x")
+    run(pair.clock, 1)
+    assert client.read_size == BATCH_RECORDS * FULL_SEALED <= READ_SIZE
+    client.read_at_once(2)
+    assert transport.most_read >= 2 * FULL_SEALED
+    for piece, wanted in [(b"y" * 50, 2 * FULL_SEALED), (b"y" * 60_000, 2 * FULL_SEALED)]:
+        pair.server_upper.transport.write(piece)
+        run(pair.clock, 1)
+        assert client.read_size == wanted
+    client.dataReceived(b"\0" * 10)  # the beginning of a sealed length
+    assert client.read_size == SEALED_LENGTH_SIZE - 10 + FULL_SEALED

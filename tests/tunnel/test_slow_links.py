@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.tunnel import Joined, LengthPrefixed
 
-from phantom.core.session import BATCH
+from phantom.core.session import BATCH, BATCH_RECORDS, HALF_BATCH
 from phantom.core.window import DEFAULT_WINDOW
 from phantom.core.wire import MAX_RECORD_PLAINTEXT
 from phantom.layer import bottom
@@ -161,6 +161,7 @@ def test_less_is_under_way_while_somebody_types_beside_it() -> None:
     session, send_log = joined.session, joined.session._log
     session.make_way()
     assert send_log.room == NEAR_ROOM, "there is nothing beside it"
+    assert send_log.batch == BATCH and joined.client_end.at_once == BATCH_RECORDS
     stream.credit = 1 << 30
     for _ in range(20):
         stream.write(b"y" * 100_000)
@@ -170,7 +171,39 @@ def test_less_is_under_way_while_somebody_types_beside_it() -> None:
     assert send_log.room == BESIDE_ROOM
     joined.run(BESIDE / 2)
     assert send_log.room == BESIDE_ROOM
+    assert send_log.batch == HALF_BATCH and joined.client_end.at_once == BATCH_RECORDS // 2
     joined.run(BESIDE)
     stream.write(b"z" * 1_000_000)
     joined.run(0.1)
     assert send_log.room == NEAR_ROOM
+    assert send_log.batch == BATCH and joined.client_end.at_once == BATCH_RECORDS
+
+
+def test_less_is_read_at_once_while_somebody_types_beside_what_comes_in() -> None:
+    joined = Joined()
+    joined.open()
+    joined.run(0.1)
+    session, end, room = joined.session, joined.client_end, joined.session._log.room
+    session.make_way()
+    assert end.at_once == BATCH_RECORDS, "little comes in"
+    session.link.row = BATCH_RECORDS  # so many records by the last read
+    session.make_way()
+    assert end.at_once == BATCH_RECORDS // 2
+    assert session._log.room == room, "nothing much is sent"
+    session.link.row = 1
+    joined.run(2 * BESIDE)
+    joined.open()
+    joined.run(0.1)
+    assert end.at_once == BATCH_RECORDS
+
+
+def test_batches_to_a_peer_that_is_far_are_half_as_large() -> None:
+    joined = Joined(delay=0.01, capacity=1 << 30)
+    gauged(joined, Gauge(MAX_RECORD_PLAINTEXT, 0.02))
+    stream, _ = joined.open()
+    joined.run(0.1)
+    stream.write(b"x" * 200_000)  # makes the link trusted
+    joined.run()
+    stream.write(b"x" * 200_000)
+    joined.run()
+    assert joined.session._log.batch == HALF_BATCH
