@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from phantom.core.wire import HEADER_SIZE
 
-#: Bytes of one block of the log: eight full records.
-BLOCK_SIZE = 512 * 1024
+#: Bytes of one block of the log: four full records, half of the largest batch.
+BLOCK_SIZE = 256 * 1024
 #: Most bytes one session keeps unacknowledged.  Throughput is at most this a round trip:
 #: 16 MiB at 100 ms is 1.3 Gbit/s.
 MAX_RETAINED_BYTES = 16 * 1024 * 1024

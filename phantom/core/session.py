@@ -42,6 +42,8 @@ SMALL_RECORD = 4096
 SMALL_PAYLOAD = SMALL_RECORD - HEADER_SIZE
 #: Least room for data that is worth a piece of a scattered read.
 LEAST_ROOM = 4096
+#: And for which another block is begun, if it is not all that is wanted.
+LEAST_REST = 2 * FULL_PAYLOAD
 
 
 class SendLog:
@@ -65,7 +67,7 @@ class SendLog:
         "_block",
         "_open",
         "_pool",
-        "_reserved_block",
+        "_reserved",
         "_retained",
         "_unsent",
         "acknowledged",
@@ -84,7 +86,8 @@ class SendLog:
         self._open: Run | None = None
         self._unsent: deque[Run] = deque()
         self._retained: deque[Run] = deque()
-        self._reserved_block: Block | None = None
+        # Where the room lies that was lent: blocks, and how many pieces are in each.
+        self._reserved: list[tuple[Block, int]] = []
         self.next_sequence = 0
         self.sent = 0
         self.acknowledged = 0
@@ -182,27 +185,27 @@ class SendLog:
         Returns:
             Room for the payload of one frame each, in the order to be filled.
         """
-        block = self._block
-        run = self._open
-        start = BLOCK_SIZE if block is None else block.cursor
-        # A batch that spans two blocks would be cut into more records than it fills.
-        wanted = min(limit, HALF_BATCH) + HEADER_SIZE
-        if block is None or BLOCK_SIZE - start < wanted:
-            block = self._reserved_block = self._pool.acquire()
-            start = 0
-            run = None
-        # What the record that is begun already still takes.
-        record = FULL_RECORD - (run.end - run.start) if run is not None else 0
+        block, run = self._block, self._open
         room: list[memoryview] = []
-        while limit > 0 and BLOCK_SIZE - start > HEADER_SIZE:
-            if record < min(LEAST_ROOM, limit) + HEADER_SIZE:
-                record = FULL_RECORD
-            size = min(limit, self.frame_limit, min(record, BLOCK_SIZE - start) - HEADER_SIZE)
-            start += HEADER_SIZE
-            room.append(block.view[start : start + size])
-            start += size
-            record -= HEADER_SIZE + size
-            limit -= size
+        reserved = self._reserved = []
+        # Another block for so much only: each may cut the batch into one record more.
+        while limit > 0 and not (room and limit < LEAST_REST):
+            start = BLOCK_SIZE if block is None else block.cursor
+            if block is None or room or BLOCK_SIZE - start < min(limit, LEAST_REST) + HEADER_SIZE:
+                block, run, start = self._pool.acquire(), None, 0
+            # What the record that is begun already still takes.
+            record = FULL_RECORD - (run.end - run.start) if run is not None else 0
+            before = len(room)
+            while limit > 0 and BLOCK_SIZE - start >= min(limit, LEAST_ROOM) + HEADER_SIZE:
+                if record < min(LEAST_ROOM, limit) + HEADER_SIZE:
+                    record = FULL_RECORD
+                size = min(limit, self.frame_limit, min(record, BLOCK_SIZE - start) - HEADER_SIZE)
+                start += HEADER_SIZE
+                room.append(block.view[start : start + size])
+                start += size
+                record -= HEADER_SIZE + size
+                limit -= size
+            reserved.append((block, len(room) - before))
         return room
 
     def commit(self, stream_id: int, room: list[memoryview], length: int) -> None:
@@ -213,41 +216,45 @@ class SendLog:
             room: As `reserve` returned it.
             length: The bytes read; 0 for none.
         """
-        block, self._reserved_block = self._reserved_block, None
-        if block is None:
-            block = self._block
-        elif not length:
-            self._pool.release(block)
-            return
-        assert block is not None
-        for piece in room:
+        reserved, self._reserved = self._reserved, []
+        position = 0
+        for block, pieces in reserved:
             if length <= 0:
-                return
-            size = min(length, len(piece))
-            length -= size
-            # A DATA frame whose payload lies behind the block's cursor already.
-            start = block.cursor
-            pack_header_into(block.view, start, stream_id, size)
-            end = start + HEADER_SIZE + size
-            run = self._open
-            if (
-                run is None
-                or run.block is not block
-                or run.end != start
-                or end - run.start > FULL_RECORD
-            ):
-                if run is not None:
-                    self._unsent.append(run)
-                self._block = block
-                block.live += 1
-                run = self._open = Run(block, self.next_sequence)
-            run.end = block.cursor = end
-            run.frames += 1
-            if size > SMALL_PAYLOAD:
-                run.long = True
-            self.next_sequence += 1
-            self.size += end - start
-            self.unsent += end - start
+                if block is not self._block:
+                    self._pool.release(block)
+                continue
+            for piece in room[position : position + pieces]:
+                size = min(length, len(piece))
+                length -= size
+                self._commit_frame(stream_id, block, size)
+                if length <= 0:
+                    break
+            position += pieces
+
+    def _commit_frame(self, stream_id: int, block: Block, size: int) -> None:
+        """Append a DATA frame whose payload lies behind a block's cursor already."""
+        start = block.cursor
+        pack_header_into(block.view, start, stream_id, size)
+        end = start + HEADER_SIZE + size
+        run = self._open
+        if (
+            run is None
+            or run.block is not block
+            or run.end != start
+            or end - run.start > FULL_RECORD
+        ):
+            if run is not None:
+                self._unsent.append(run)
+            self._block = block
+            block.live += 1
+            run = self._open = Run(block, self.next_sequence)
+        run.end = block.cursor = end
+        run.frames += 1
+        if size > SMALL_PAYLOAD:
+            run.long = True
+        self.next_sequence += 1
+        self.size += end - start
+        self.unsent += end - start
 
     def _begin_run(self, size: int) -> Run:
         """Begin a run for a frame of `size` bytes, its header included."""

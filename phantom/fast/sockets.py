@@ -32,6 +32,8 @@ from phantom.fast.tcp_info import LINUX
 #: Bytes read at once where a protocol takes buffers, at most: eight whole records.  Larger reads
 #: keep everybody else waiting, smaller ones cost more (doc/adr/0020).
 READ_SIZE = 512 * 1024
+#: And at first, until a link is known to be one: what a visitor sends is kept by who reads slowly.
+VISITOR_READ_SIZE = 64 * 1024
 #: Bytes offered to the kernel in one call; Twisted's own limit of 128 KiB would cut our
 #: batches in two.
 SEND_LIMIT = 1024 * 1024
@@ -103,7 +105,7 @@ class QuickConnection(QuickEnds):
     patient = False
     separates = LINUX
     gatherer: Gatherer | Unhurried | None = None
-    most_read = READ_SIZE
+    most_read = VISITOR_READ_SIZE
     # Any: a push producer, if `streamingProducer` is set.
     producer: Any
     _read_end: Exception | None = None

@@ -97,7 +97,7 @@ class FrameProtocol:
     Attributes:
         receiver: Who gets the frames.
         last_heard: When the last record came, in the clock's seconds.
-        row: How many records the last read brought.
+        last_read: Bytes that the last read brought, about.
         congested: Whether the transport below holds as much unsent data as it should.
         peer_key: The peer's static public key, from the handshake (32 bytes).
         round_trip: Seconds the handshake or the last PONG took, None before.
@@ -129,7 +129,7 @@ class FrameProtocol:
         self.round_trip: float | None = None
         self.last_heard = runtime.clock.seconds()
         self.records = 0
-        self.row = 0
+        self.last_read = 0
         self.allowance: tuple[int, int] | None = None
         self.on_allowance: Callable[[], None] | None = None
         self.hasty = False
@@ -233,12 +233,13 @@ class FrameProtocol:
         """Deal with the frames of several records, which are only valid during the call."""
         liveness = self._liveness
         self.last_heard = self._runtime.clock.seconds()
-        self.row = row_length = len(records)
-        liveness.records += row_length
-        self.records += row_length
+        liveness.records += len(records)
+        self.records += len(records)
         if self.allowance is not None:
             self._check_allowance(self.allowance)
-        liveness.bytes_at_record = self.transport.received
+        received = self.transport.received
+        self.last_read = received - liveness.bytes_at_record
+        liveness.bytes_at_record = received
         useful = False
         row: list[tuple[int, memoryview]] = []
         try:

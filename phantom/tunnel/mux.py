@@ -55,9 +55,9 @@ if TYPE_CHECKING:
 
 log = make_logger()
 
-#: What a stream puts into the log at a time when several wait: two records, 128 KiB, a quarter
-#: of what one may that is alone.  One record costs 3 % more CPU time with 16 streams, four let a
-#: late stream wait longer.
+#: What a stream puts into the log at a time when several wait: two records, 128 KiB, half of what
+#: one may that is alone, or a quarter if the peer is near.  One record costs 3 % more CPU time with
+#: 16 streams, four let a late stream wait longer.
 SHARED_QUANTUM = 2 * FULL_PAYLOAD
 #: Opens and other control frames a peer may send at once and a second.  A saturated
 #: 2-core machine opens about 5,000 streams a second with four control frames each.

@@ -95,6 +95,7 @@ class NoiseProtocol(Layer):
         if self._send_apart is not None:
             self.separates = getattr(bottom(self.transport), "separates", False)
         self._reader = RecordReader(RecordOpener(keys.receive, keys.cipher))
+        self.read_at_once(BATCH_RECORDS)
         self.start_upper()
         if leftover and not self._ended:
             self._records_received(leftover)
@@ -151,7 +152,7 @@ class NoiseProtocol(Layer):
         self._abandon(transport, b"")
 
     def read_at_once(self, records: int) -> None:
-        """Have at most so many full records read at once, `BATCH_RECORDS` unless told otherwise."""
+        """Have at most so many full records read at once; `BATCH_RECORDS` at first."""
         self._at_once = records * FULL_SEALED
         connection = bottom(self.transport)
         if hasattr(connection, "most_read"):

@@ -35,8 +35,8 @@ NEAR_ROOM = 3 * BATCH
 BESIDE_ROOM = BATCH
 #: Seconds after the last such one.
 BESIDE = 1.0
-#: Full records in one read that say that much comes in: those of half a batch, or nearly.
-MUCH = 3
+#: Bytes in one read that say that much comes in: half of the least that a bulk read brings then.
+MUCH = HALF_BATCH // 2
 #: Bytes of a record below which an acknowledgement joins it.  Where much comes in, that and a
 #: window update are due for every read; each record costs the receiver a tenth of its CPU time.
 WITH_ACK = 1024
@@ -75,7 +75,7 @@ class SendingSession(SessionBase):
         """Have less under way, and read less at once, if it is much: a keystroke comes after it."""
         sends = self._near and self._log.size >= BESIDE_ROOM
         link = self.link
-        if link is None or not (sends or link.row >= MUCH):
+        if link is None or not (sends or link.last_read >= MUCH):
             return
         if self._beside is None:
             self._batch = HALF_BATCH
@@ -190,7 +190,8 @@ class SendingSession(SessionBase):
         if not fresh.trusted:
             now = self._runtime.clock.seconds()
             fresh.acknowledged(received, now, before - send_log.in_flight)
-            self._set_limits()
+            if fresh.trusted:
+                self._set_limits()
         if self._beside is not None and self._runtime.clock.seconds() - self._beside > BESIDE:
             self._set_limits()
         if was_full and send_log.has_room:

@@ -131,9 +131,11 @@ class SendingStream(StreamBase):
         return None
 
     def _read_limit(self, limit: int) -> int:
-        """Return how much to read: a source that brought little last time gets one frame only."""
-        if self.last_read < FULL_PAYLOAD // 2 or limit > self.credit:
+        """Return how much to read: one frame only if there was little last time."""
+        if self.last_read < FULL_PAYLOAD // 2:
             return min(self.credit, limit, FULL_PAYLOAD)
+        if limit > self.credit:  # whole records, if it can be one
+            return self.credit // FULL_PAYLOAD * FULL_PAYLOAD or self.credit
         return limit
 
     def _read(self, connection: QuickConnection, send_log: SendLog, limit: int) -> int:

@@ -14,8 +14,11 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from phantom.core.blocks import BLOCK_SIZE, MAX_RETAINED_BYTES, Block, BlockPool
 from phantom.core.session import (
     BATCH,
+    BATCH_RECORDS,
     FULL_PAYLOAD,
     FULL_RECORD,
+    HALF_BATCH,
+    LEAST_REST,
     SMALL_PAYLOAD,
     SMALL_RECORD,
     SendLog,
@@ -96,7 +99,7 @@ class Logs(RuleBasedStateMachine):
         offered = sum(map(len, room))
         assert room and 1 <= offered <= limit
         assert all(1 <= len(piece) <= self.log.frame_limit for piece in room)
-        assert offered == limit or offered >= min(limit, BATCH // 2 - HEADER_SIZE * len(room))
+        assert offered == limit or offered >= min(limit, LEAST_REST - HEADER_SIZE * len(room))
         content = self.content(max(bool(share), offered * share // 100))
         fill(room, content)
         self.log.commit(5, room, len(content))
@@ -234,12 +237,35 @@ def test_there_is_always_room(limit: int, before: int) -> None:
     assert room and min(map(len, room)) >= 1 and sum(map(len, room)) <= limit
 
 
-def test_a_batch_from_a_fresh_block_is_four_full_records() -> None:
+@pytest.mark.parametrize("batch", [HALF_BATCH, BATCH])
+def test_a_batch_from_a_fresh_block_is_of_full_records(batch: int) -> None:
     log = SendLog(BlockPool())
+    log.batch = batch
     for _ in range(5):
-        room = log.reserve(BATCH)
+        room = log.reserve(batch)
+        assert len(room) == batch // FULL_PAYLOAD
         log.commit(1, room, sum(map(len, room)))
-        assert [len(record) for record in log.take_batch()] == [FULL_RECORD] * 4
+        assert {len(record) for record in log.take_batch()} == {FULL_RECORD}
+
+
+@pytest.mark.parametrize("began", [1, 60_000, 131_000, 200_000, 262_000])
+def test_a_batch_is_cut_into_few_records_more_than_it_fills(began: int) -> None:
+    log = SendLog(BlockPool())
+    room = log.reserve(BATCH)
+    log.commit(1, room, began)
+    while log.take() is not None:
+        pass
+    room = log.reserve(BATCH)
+    assert BATCH - LEAST_REST < sum(map(len, room)) <= BATCH
+    assert len(room) <= BATCH_RECORDS + 2
+
+
+@pytest.mark.parametrize("brought", [0, 1, FULL_PAYLOAD, HALF_BATCH, HALF_BATCH + 1])
+def test_blocks_that_a_read_does_not_reach_go_back(brought: int) -> None:
+    pool = WatchedPool()
+    log = SendLog(pool)
+    log.commit(1, log.reserve(3 * BATCH), brought)
+    assert len(pool.lent) == -(-brought // HALF_BATCH)
 
 
 def test_reading_nothing_costs_nothing() -> None:
@@ -279,7 +305,7 @@ def test_the_worst_mix_of_reads_wastes_less_than_half() -> None:
 
     def reads() -> Any:
         while True:
-            yield BATCH, BLOCK_SIZE - BATCH // 2 - HEADER_SIZE
+            yield BATCH, BLOCK_SIZE - LEAST_REST - HEADER_SIZE
             yield BATCH, 1
 
     assert waste(reads()) <= 2.02

@@ -17,6 +17,7 @@ from twisted.internet.tcp import Client, Port, Server
 from phantom.fast.sockets import (
     COPIED_REST,
     READ_SIZE,
+    VISITOR_READ_SIZE,
     QuickClient,
     QuickServer,
     quicken,
@@ -461,6 +462,14 @@ def test_a_read_has_room_for_what_a_protocol_may_ask() -> None:
 
     assert 65_535 + (BATCH_RECORDS - 1) * FULL_SEALED <= READ_SIZE
     assert BATCH_RECORDS * FULL_SEALED <= READ_SIZE
+
+
+def test_a_visitor_is_not_read_like_a_link(wire: Wire) -> None:
+    receiver = wire.serve(Buffers())
+    receiver.read_size = READ_SIZE
+    wire.peer.sendall(b"x" * 100_000)
+    wire.until(lambda: len(receiver.data) == 100_000)
+    assert max(map(len, receiver.views)) <= VISITOR_READ_SIZE < 100_000
 
 
 def test_no_more_is_read_at_once_than_wanted(wire: Wire) -> None:

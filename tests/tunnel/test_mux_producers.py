@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from support.tunnel import Joined, Puller
 
+from phantom.core.session import BATCH, FULL_PAYLOAD
 from phantom.fast.gathering import Unhurried
 from phantom.tunnel.stream import Stream
 from phantom.tunnel.stream_sending import BULK
@@ -138,3 +139,18 @@ def test_a_source_of_bulk_from_far_away_is_told_of_its_reads(monkeypatch: Any, f
     stream.read_from(source)
     joined.run()
     assert told == ([1000] if far else [])
+
+
+@pytest.mark.parametrize("records", [1, 2, 4])
+def test_as_many_whole_records_are_read_as_there_is_credit_for(records: int) -> None:
+    """Not one, because there is no credit for a whole batch."""
+    source: Any = Bulk()
+    source.connected = False  # nobody looks how far away it is
+    joined, stream = sourced(source)
+    stream.read_from(source)
+    joined.run()
+    joined.session._log.batch = BATCH
+    stream.credit = records * FULL_PAYLOAD + 1000
+    sent = stream.sent
+    stream.read_from(source)
+    assert stream.sent - sent == records * FULL_PAYLOAD

@@ -9,7 +9,7 @@ from support.tunnel import Joined, LengthPrefixed
 
 from phantom.core.session import BATCH, BATCH_RECORDS, HALF_BATCH
 from phantom.core.window import DEFAULT_WINDOW
-from phantom.core.wire import MAX_RECORD_PLAINTEXT
+from phantom.core.wire import MAX_RECORD_PLAINTEXT, FrameType, pack_frame
 from phantom.layer import bottom
 from phantom.tunnel.frame import DeadEnd
 from phantom.tunnel.mux import MuxLimits
@@ -179,19 +179,31 @@ def test_less_is_under_way_while_somebody_types_beside_it() -> None:
     assert send_log.batch == BATCH and joined.client_end.at_once == BATCH_RECORDS
 
 
+def bring(joined: Joined, records: int) -> None:
+    """Have one read of the client's bring so many records."""
+    record = pack_frame(FrameType.PADDING, 0, bytes(60_000))
+    joined.client_end.dataReceived((len(record).to_bytes(4, "big") + record) * records)
+
+
 def test_less_is_read_at_once_while_somebody_types_beside_what_comes_in() -> None:
     joined = Joined()
     joined.open()
     joined.run(0.1)
     session, end, room = joined.session, joined.client_end, joined.session._log.room
+    bring(joined, 1)
     session.make_way()
     assert end.at_once == BATCH_RECORDS, "little comes in"
-    session.link.row = BATCH_RECORDS  # so many records by the last read
+    bring(joined, 4)
     session.make_way()
     assert end.at_once == BATCH_RECORDS // 2
     assert session._log.room == room, "nothing much is sent"
-    session.link.row = 1
-    joined.run(2 * BESIDE)
+    joined.run(BESIDE / 2)
+    acknowledged = session.acknowledged
+    joined.open()
+    joined.run(0.1)
+    assert session.acknowledged > acknowledged
+    assert end.at_once == BATCH_RECORDS // 2, "for a while"
+    joined.run(BESIDE)
     joined.open()
     joined.run(0.1)
     assert end.at_once == BATCH_RECORDS
