@@ -183,7 +183,8 @@ class SendLog:
             limit: Most bytes wanted, at least 1.
 
         Returns:
-            Room for the payload of one frame each, in the order to be filled.
+            Room for the payload of one frame each, in the order to be filled; less than the limit
+            where a block ends.
         """
         block, run = self._block, self._open
         room: list[memoryview] = []

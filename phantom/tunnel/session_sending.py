@@ -154,7 +154,7 @@ class SendingSession(SessionBase):
         if link.paced:
             limit = min(limit, PACED)
         send_log.frame_limit = limit - HEADER_SIZE
-        send_log.batch = self._batch if limit == FULL_RECORD else limit
+        send_log.batch = self._batch if limit == FULL_RECORD else send_log.frame_limit
         return limit
 
     def _pace_due(self) -> None:

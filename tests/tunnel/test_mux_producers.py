@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.tunnel import Joined, Puller
+from support.tunnel import Joined, LengthPrefixed, Puller
 
-from phantom.core.session import BATCH, FULL_PAYLOAD
+from phantom.core.session import BATCH, FULL_PAYLOAD, SMALL_RECORD
 from phantom.fast.gathering import Unhurried
 from phantom.tunnel.stream import Stream
 from phantom.tunnel.stream_sending import BULK
@@ -154,3 +154,23 @@ def test_as_many_whole_records_are_read_as_there_is_credit_for(records: int) -> 
     sent = stream.sent
     stream.read_from(source)
     assert stream.sent - sent == records * FULL_PAYLOAD
+
+
+def test_a_batch_of_a_new_link_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one and a few bytes in another, for which there was no room any more."""
+    source: Any = Bulk()
+    source.connected = False
+    joined, stream = sourced(source)
+    sizes: list[int] = []
+    write = LengthPrefixed.write
+
+    def watched(layer: LengthPrefixed, data: Any) -> None:
+        if layer is joined.client_end:
+            sizes.append(len(data))
+        write(layer, data)
+
+    monkeypatch.setattr(LengthPrefixed, "write", watched)
+    for _ in range(6):
+        stream.read_from(source)
+        joined.run(0.01)
+    assert sizes == [SMALL_RECORD] * 6
