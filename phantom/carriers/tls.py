@@ -34,10 +34,6 @@ from phantom.telemetry import make_logger
 
 log = make_logger()
 
-#: How much plaintext goes up in one call: all of what the transport reads at once, so that it is
-#: acknowledged once.
-BATCH = READ_SIZE
-
 #: Seconds a server gives the handshake: nginx's default ``client_header_timeout``.
 SERVER_HANDSHAKE_TIMEOUT = 60.0
 
@@ -333,7 +329,8 @@ class TLSLayer(Layer):
         engine = self._engine
         try:
             while not (self._paused or self._ended or self._reads_closed):
-                data = engine.plaintext(BATCH)
+                # All of what was read at once, so that it is acknowledged once.
+                data = engine.plaintext(READ_SIZE)
                 if data:
                     receive = getattr(self.upper, "buffer_received", None)
                     if receive is not None:

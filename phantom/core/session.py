@@ -244,11 +244,7 @@ class SendLog:
             or run.end != start
             or end - run.start > FULL_RECORD
         ):
-            if run is not None:
-                self._unsent.append(run)
-            self._block = block
-            block.live += 1
-            run = self._open = Run(block, self.next_sequence)
+            run = self._open_run(block)
         run.end = block.cursor = end
         run.frames += 1
         if size > SMALL_PAYLOAD:
@@ -261,11 +257,16 @@ class SendLog:
         """Begin a run for a frame of `size` bytes, its header included."""
         if size > MAX_RECORD_PLAINTEXT:
             raise LocalProtocolError("a frame does not fit a record")
-        if self._open is not None:
-            self._unsent.append(self._open)
         block = self._block
         if block is None or BLOCK_SIZE - block.cursor < size:
-            block = self._block = self._pool.acquire()
+            block = self._pool.acquire()
+        return self._open_run(block)
+
+    def _open_run(self, block: Block) -> Run:
+        """Begin a run behind a block's cursor; what was begun before is whole."""
+        if self._open is not None:
+            self._unsent.append(self._open)
+        self._block = block
         block.live += 1
         run = self._open = Run(block, self.next_sequence)
         return run

@@ -71,7 +71,7 @@ class NoiseProtocol(Layer):
         self._on_confirmed: Callable[[], None] | None = None
         self._ended = False
         self.read_size = READ_SIZE
-        self._at_once = BATCH_RECORDS * FULL_SEALED
+        self._at_once: int
         self._seal: Callable[[bytes | memoryview], bytes]
         self._seal_row: Callable[[Sequence[memoryview], memoryview], int]
         self._send_buffer: Callable[[bytes | memoryview], bool] | None = None
@@ -156,7 +156,9 @@ class NoiseProtocol(Layer):
         self._at_once = records * FULL_SEALED
         connection = bottom(self.transport)
         if hasattr(connection, "most_read"):
-            connection.most_read = records * 64 * 1024  # with room for the records of TLS around
+            connection.most_read = records * (
+                READ_SIZE // BATCH_RECORDS
+            )  # with room for the records of TLS around
 
     def write(self, data: bytes | memoryview) -> None:
         """Send whole frames as one record."""

@@ -12,7 +12,7 @@ from phantom.core.blocks import BlockPool
 from phantom.core.budget import TokenBucket
 from phantom.core.freshness import Freshness
 from phantom.core.received import LinkCursor, ReceiveLog
-from phantom.core.session import HALF_BATCH, SendLog
+from phantom.core.session import SendLog
 from phantom.runtime import Runtime
 from phantom.tunnel.acknowledge import Acknowledger, StallWatch
 from phantom.tunnel.frame import FrameProtocol, FrameReceiver
@@ -130,7 +130,6 @@ class SessionBase(FrameReceiver):
         self._pace: IDelayedCall | None = None
         self._near = False
         self._beside: float | None = None
-        self._batch = HALF_BATCH
         self._ack: int | None = None  # to be told with what leaves at the end of this turn
         self._finishing = False
         self._acks = TokenBucket(ACK_RATE, ACK_BURST)

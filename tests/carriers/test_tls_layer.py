@@ -14,10 +14,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phantom.carriers import tls_utls
-from phantom.carriers.tls import BATCH, FAILED_LINGER, SERVER_HANDSHAKE_TIMEOUT, TLSLayer
+from phantom.carriers.tls import FAILED_LINGER, SERVER_HANDSHAKE_TIMEOUT, TLSLayer
 from phantom.carriers.tls_openssl import ServerCertificates
 from phantom.carriers.tls_server import server_engines
 from phantom.errors import HandshakeError
+from phantom.fast.sockets import READ_SIZE
 from phantom.runtime import Runtime
 
 
@@ -188,7 +189,7 @@ def test_nothing_is_delivered_while_paused(pair: Any) -> None:
     near, far, wire = pair()
     wire.run()
     far.on_data = lambda: far.transport.pauseProducing()
-    total = 3 * BATCH + 1000
+    total = 3 * READ_SIZE + 1000
     near.transport.write(b"a" * total)
     wire.run(lambda: 2 * total)
     first = len(far.received)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.task import Clock
@@ -264,3 +265,17 @@ class Joined:
         """Send frames to the server as the client's link, past the client's session."""
         self.client_link.send_record(b"".join(frames))
         self.run()
+
+
+def sizes_written(joined: Joined, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the sizes of the records that the client writes from now on, as they come."""
+    sizes: list[int] = []
+    write = LengthPrefixed.write
+
+    def watched(layer: LengthPrefixed, data: Any) -> None:
+        if layer is joined.client_end:
+            sizes.append(len(data))
+        write(layer, data)
+
+    monkeypatch.setattr(LengthPrefixed, "write", watched)
+    return sizes

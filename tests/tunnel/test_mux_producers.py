@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.tunnel import Joined, LengthPrefixed, Puller
+from support.tunnel import Joined, Puller, sizes_written
 
 from phantom.core.session import BATCH, FULL_PAYLOAD, SMALL_RECORD
 from phantom.fast.gathering import Unhurried
@@ -161,15 +161,7 @@ def test_a_batch_of_a_new_link_is_one_record(monkeypatch: pytest.MonkeyPatch) ->
     source: Any = Bulk()
     source.connected = False
     joined, stream = sourced(source)
-    sizes: list[int] = []
-    write = LengthPrefixed.write
-
-    def watched(layer: LengthPrefixed, data: Any) -> None:
-        if layer is joined.client_end:
-            sizes.append(len(data))
-        write(layer, data)
-
-    monkeypatch.setattr(LengthPrefixed, "write", watched)
+    sizes = sizes_written(joined, monkeypatch)
     for _ in range(6):
         stream.read_from(source)
         joined.run(0.01)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.tunnel import Joined, LengthPrefixed
+from support.tunnel import Joined, LengthPrefixed, sizes_written
 
 from phantom.core.session import BATCH, BATCH_RECORDS, HALF_BATCH
 from phantom.core.window import DEFAULT_WINDOW
@@ -50,17 +50,15 @@ def gauged(joined: Joined, gauge: Gauge, *, server: bool = False) -> None:
         joined.run(0.1)
 
 
-def sizes_written(joined: Joined, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    sizes: list[int] = []
-    write = LengthPrefixed.write
-
-    def watched(layer: LengthPrefixed, data: Any) -> None:
-        if layer is joined.client_end:
-            sizes.append(len(data))
-        write(layer, data)
-
-    monkeypatch.setattr(LengthPrefixed, "write", watched)
-    return sizes
+def trusted(round_trip: float) -> tuple[Joined, Any]:
+    """Return a session whose link has shown what it carries, and a stream of it."""
+    joined = Joined(delay=0.01, capacity=1 << 30)
+    gauged(joined, Gauge(MAX_RECORD_PLAINTEXT, round_trip))
+    stream, _ = joined.open()
+    joined.run(0.1)
+    stream.write(b"x" * 200_000)  # makes the link trusted
+    joined.run()
+    return joined, stream
 
 
 def test_records_follow_the_gauge(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,12 +131,7 @@ def test_windows_follow_the_gauges_round_trip(
 @pytest.mark.parametrize(("round_trip", "most"), [(0.0002, NEAR_ROOM), (0.02, None)])
 def test_little_is_under_way_to_a_peer_that_is_near(round_trip: float, most: int | None) -> None:
     """What a near peer has not acknowledged lies in its socket, and delays what comes next."""
-    joined = Joined(delay=0.01, capacity=1 << 30)
-    gauged(joined, Gauge(MAX_RECORD_PLAINTEXT, round_trip))
-    stream, _ = joined.open()
-    joined.run(0.1)
-    stream.write(b"x" * 200_000)  # makes the link trusted
-    joined.run()
+    joined, stream = trusted(round_trip)
     stream.credit = 1 << 30
     joined.session.link.receiver = DeadEnd()  # no acknowledgement is heard from now on
     for _ in range(100):
@@ -152,12 +145,7 @@ def test_little_is_under_way_to_a_peer_that_is_near(round_trip: float, most: int
 
 
 def test_less_is_under_way_while_somebody_types_beside_it() -> None:
-    joined = Joined(delay=0.01, capacity=1 << 30)
-    gauged(joined, Gauge(MAX_RECORD_PLAINTEXT, 0.0002))
-    stream, _ = joined.open()
-    joined.run(0.1)
-    stream.write(b"x" * 200_000)  # makes the link trusted
-    joined.run()
+    joined, stream = trusted(0.0002)
     session, send_log = joined.session, joined.session._log
     session.make_way()
     assert send_log.room == NEAR_ROOM, "there is nothing beside it"
@@ -210,12 +198,7 @@ def test_less_is_read_at_once_while_somebody_types_beside_what_comes_in() -> Non
 
 
 def test_batches_to_a_peer_that_is_far_are_half_as_large() -> None:
-    joined = Joined(delay=0.01, capacity=1 << 30)
-    gauged(joined, Gauge(MAX_RECORD_PLAINTEXT, 0.02))
-    stream, _ = joined.open()
-    joined.run(0.1)
-    stream.write(b"x" * 200_000)  # makes the link trusted
-    joined.run()
+    joined, stream = trusted(0.02)
     stream.write(b"x" * 200_000)
     joined.run()
     assert joined.session._log.batch == HALF_BATCH
