@@ -277,7 +277,6 @@ def classify(options: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status."""
-    assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.shape",
         description=__doc__,

@@ -42,7 +42,7 @@ from twisted.internet.interfaces import (
     IPushProducer,
 )
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from phantom.fast.sockets import QuickConnection, quicken
 from phantom.fast.timeouts import Timeouts
@@ -58,7 +58,6 @@ _CLOSE: Final = 1
 _ABORT: Final = 2
 
 
-@implementer(IProtocol, IHalfCloseableProtocol, IPushProducer)
 class RelayProtocol:
     """One side of a pair; made by `relay_pair` only.
 
@@ -349,3 +348,6 @@ def relay_pair(
     left, right = RelayProtocol(on_end, timeouts), RelayProtocol(on_end, timeouts)
     left._peer, right._peer = right, left
     return left, right
+
+
+classImplements(RelayProtocol, IProtocol, IHalfCloseableProtocol, IPushProducer)

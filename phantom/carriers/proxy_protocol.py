@@ -231,7 +231,7 @@ class ProxyProtocolFactory(Factory):
 
     def _is_trusted(self, address: IAddress | None) -> bool:
         if isinstance(address, UNIXAddress):
-            return self._local
+            return self._local  # type: ignore[unreachable]  # it is an IAddress
         try:
             host = ip_address(getattr(address, "host", ""))
         except ValueError:

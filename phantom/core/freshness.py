@@ -81,20 +81,24 @@ class Freshness:
         if self._left <= 0:
             self._until = sequence
 
-    def acknowledged(self, received: int, now: float, size: int = 0) -> None:
+    def acknowledged(self, received: int, now: float, size: int = 0) -> bool:
         """Note that the peer has the frames below `received`.
 
         Args:
             received: The number behind the last of them.
             now: Seconds.
             size: Bytes of those that it had not acknowledged before.
+
+        Returns:
+            Whether the link is trusted now.
         """
         self._lean_left -= size
         if self._lean_left <= 0:
             self.flight = math.inf
         if self._until is None or received < self._until:
-            return
+            return self.trusted
         if now - self._since <= FRESH_TIME:
             self.trusted = True
         else:
             self._restart(now)
+        return self.trusted

@@ -375,8 +375,8 @@ class QuickConnection(QuickEnds):
                 return None  # by the producer, and how it ends is decided
             if self.producerPaused and self.patient:
                 return None  # it has sent more
-            if self._writeDisconnected:
-                self.stopWriting()
+            if self._writeDisconnected:  # by the producer
+                self.stopWriting()  # type: ignore[unreachable]
             elif not self.dataBuffer and not self._tempDataLen:
                 if self.disconnecting or self._writeDisconnecting:
                     return super().doWrite()  # the end, which waited for this

@@ -49,8 +49,7 @@ class Timeouts:
         waiting = self._waiting
         waiting.pop(key, None)
         waiting[key] = (self._clock.seconds() + self._seconds, call)
-        if self._timer is None:
-            self._timer = self._clock.callLater(self._seconds, self._expire)
+        self._arm(self._seconds)
 
     def stop(self, key: Any) -> None:
         """Forget `key`; it need not wait."""
@@ -59,6 +58,11 @@ class Timeouts:
             self._timer.cancel()
             self._timer = None
 
+    def _arm(self, seconds: float) -> None:
+        # There is one already where an expired call has started something anew.
+        if self._timer is None:
+            self._timer = self._clock.callLater(seconds, self._expire)
+
     def _expire(self) -> None:
         self._timer = None
         waiting, now = self._waiting, self._clock.seconds()
@@ -66,9 +70,7 @@ class Timeouts:
             key = next(iter(waiting))
             due, call = waiting[key]
             if due > now:
-                # Unless a call before it has started something, and with it the timer.
-                if self._timer is None:
-                    self._timer = self._clock.callLater(due - now, self._expire)
+                self._arm(due - now)
                 return
             del waiting[key]
             try:

@@ -21,7 +21,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from phantom.core.socks5 import (
     GENERAL_FAILURE,
@@ -72,7 +72,6 @@ _ADVICE: Final = {
 log = make_logger()
 
 
-@implementer(IHalfCloseableProtocol)
 class Socks5Protocol(Protocol):
     """One application's connection, until the relay takes it over.
 
@@ -150,10 +149,15 @@ class Socks5Protocol(Protocol):
             self._keep_early(self._parser.take_trailing_data())
         # Reading goes on while nothing comes: a reset shall be noticed, and an application
         # that waits for its answer, as nearly all do, costs no system call for it.
-        self._near, far = relay_pair(factory.relay_ended, factory.half_closed)
+        near, far = relay_pair(factory.relay_ended, factory.half_closed)
+        self._near = near
         give_up = reach(factory.outbound, request.destination, far, self._reached)
-        if self._near is not None:
+        if self._waits:
             self._give_up = give_up
+
+    @property
+    def _waits(self) -> bool:
+        return self._near is not None
 
     def _reached(self, result: Any) -> None:
         """Take what the outbound says: the transport, or why there is none."""
@@ -331,3 +335,6 @@ class Socks5Factory(Factory[Socks5Protocol]):
         """Abort every connection that the relay does not have yet, for a stop of the service."""
         for protocol in list(self.waiting):
             protocol.transport.abortConnection()
+
+
+classImplements(Socks5Protocol, IHalfCloseableProtocol)

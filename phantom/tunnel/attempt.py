@@ -16,7 +16,8 @@ from phantom.errors import ConfigurationError, HandshakeError
 from phantom.layer import switch_protocol
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
-from phantom.tunnel.frame import DeadEnd, FrameProtocol
+from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.frame_receiver import DeadEnd
 from phantom.tunnel.initiator import InitiatorSettings, NoiseInitiator
 from phantom.tunnel.post_quantum import SecretForgottenError
 from phantom.tunnel.server_clock import WrongClockError

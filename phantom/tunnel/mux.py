@@ -385,7 +385,8 @@ class MultiplexerProtocol:
         Without the resets the peer would take the lost link for an accident, and keep the
         session for the next one.
         """
-        if self.session is None:
+        session = self.session
+        if session is None:
             return
         if reason is None:
             # Not ConnectionDone: what a stream still lacks must not look complete.
@@ -393,8 +394,8 @@ class MultiplexerProtocol:
         self.goaway(GoawayReason.SHUTDOWN)
         for stream in list(self.streams.values()):
             stream.give_up(Outcome.SHUTTING_DOWN, reason)
-        if self.session is not None:  # a stream's producer may have called this, too
-            self.session.finish(reason)
+        if self.session is session:  # a stream's producer may have called this, too
+            session.finish(reason)
 
     def _share_outbox(self) -> None:
         """Let a crowd of streams keep less each of what they have not sent."""

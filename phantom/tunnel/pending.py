@@ -11,7 +11,8 @@ from phantom.core.wire import Attach, FrameType
 from phantom.errors import RemoteProtocolError
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
-from phantom.tunnel.frame import DeadEnd, FrameProtocol
+from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.frame_receiver import DeadEnd
 from phantom.tunnel.session_log import SessionLog
 
 log = make_logger()

@@ -17,7 +17,8 @@ from phantom.core.wire import Attach, AttachStatus, FrameType, GoawayReason, pac
 from phantom.errors import RemoteProtocolError, SessionError
 from phantom.runtime import Runtime
 from phantom.telemetry import Meters, make_logger
-from phantom.tunnel.frame import DeadEnd, FrameProtocol
+from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.frame_receiver import DeadEnd
 from phantom.tunnel.mux import Acceptor, MultiplexerProtocol, MuxLimits
 from phantom.tunnel.pending import PendingLink
 from phantom.tunnel.session import Session

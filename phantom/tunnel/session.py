@@ -16,14 +16,14 @@ from twisted.python.failure import Failure
 from phantom.core.wire import SEQUENCED, FrameType, decode_ack
 from phantom.errors import RemoteProtocolError
 from phantom.telemetry import make_logger
-from phantom.tunnel.frame import DeadEnd, FrameProtocol
+from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.frame_receiver import DeadEnd
 from phantom.tunnel.session_links import SessionLinks
-from phantom.tunnel.session_sending import SendingSession
 
 log = make_logger()
 
 
-class Session(SendingSession, SessionLinks):
+class Session(SessionLinks):
     """A session on either side; arguments and attributes as `SessionBase`."""
 
     # -- from the link (FrameReceiver) --------------------------------------------------

@@ -15,7 +15,7 @@ from phantom.core.received import LinkCursor, ReceiveLog
 from phantom.core.session import SendLog
 from phantom.runtime import Runtime
 from phantom.tunnel.acknowledge import Acknowledger, StallWatch
-from phantom.tunnel.frame import FrameProtocol, FrameReceiver
+from phantom.tunnel.frame import FrameProtocol
 
 if TYPE_CHECKING:
     from phantom.tunnel.session import Session
@@ -71,8 +71,10 @@ class FrameSource(Protocol):
         ...
 
 
-class SessionBase(FrameReceiver):
+class SessionBase:
     """A session's state.  The rest is `phantom.tunnel.session.Session` and what it is made of.
+
+    Each is derived from the one before: a compiled class has one base.
 
     Args:
         runtime: Clock.

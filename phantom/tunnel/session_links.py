@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 from twisted.python.failure import Failure
 
@@ -11,8 +12,12 @@ from phantom.core.received import LinkCursor
 from phantom.core.wire import Attach, AttachStatus, FrameType, pack_frame
 from phantom.errors import RemoteProtocolError, SessionError
 from phantom.tunnel.acknowledge import ACK_BYTES, LEAN_ACK_BYTES
-from phantom.tunnel.frame import DeadEnd, FrameProtocol
-from phantom.tunnel.session_base import SessionBase
+from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.frame_receiver import DeadEnd
+from phantom.tunnel.session_sending import SendingSession
+
+if TYPE_CHECKING:
+    from phantom.tunnel.session import Session
 
 #: Seconds that a superseded link is still read, and what it brings dropped.
 SUPERSEDED_LINGER = 3.0
@@ -27,7 +32,7 @@ _REFUSALS: dict[int, str] = {
 }
 
 
-class SessionLinks(SessionBase):
+class SessionLinks(SendingSession):
     """Takes links, and lets them go."""
 
     # -- client ---------------------------------------------------------------------------
@@ -77,7 +82,7 @@ class SessionLinks(SessionBase):
         # we lack anew, from exactly what we announce.
         self._announced = self._received.received
         self._cursors.clear()
-        link.receiver = self
+        link.receiver = cast("Session", self)
         self._send_attach(link, self._log.acknowledged)
 
     def _proposal_due(self) -> None:
@@ -132,7 +137,7 @@ class SessionLinks(SessionBase):
         again = self._log.rewind(attach.received)
         self.epoch = attach.epoch
         self.peer_key = link.peer_key
-        link.receiver = self
+        link.receiver = cast("Session", self)
         self._announced = announced
         self._send_attach(link, attach.received)
         self._take_over(link, cursor)

@@ -189,8 +189,7 @@ class SendingSession(SessionBase):
         send_log.acknowledge(received)
         if not fresh.trusted:
             now = self._runtime.clock.seconds()
-            fresh.acknowledged(received, now, before - send_log.in_flight)
-            if fresh.trusted:
+            if fresh.acknowledged(received, now, before - send_log.in_flight):
                 self._set_limits()
         if self._beside is not None and self._runtime.clock.seconds() - self._beside > BESIDE:
             self._set_limits()

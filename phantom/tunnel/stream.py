@@ -19,22 +19,20 @@ from twisted.internet.interfaces import (
     ITransport,
 )
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from phantom.core.stream import Event, State
 from phantom.core.wire import INITIAL_CREDIT, FrameType
 from phantom.errors import LocalProtocolError, Outcome, RemoteProtocolError, StreamError
 from phantom.tunnel.stream_base import DONE
 from phantom.tunnel.stream_receiving import ReceivingStream
-from phantom.tunnel.stream_sending import SendingStream
 
 #: Where a stream's `getPeer` and `getHost` point: the destination is known to the other
 #: end only, and addresses end up in logs.
 ADDRESS = HostnameAddress(b"tunnel", 0)
 
 
-@implementer(ITransport, IConsumer, IPushProducer)
-class Stream(SendingStream, ReceivingStream):
+class Stream(ReceivingStream):
     """One stream.  Made by the multiplexer; arguments and attributes as `StreamBase`."""
 
     __slots__ = ()
@@ -242,3 +240,6 @@ class Stream(SendingStream, ReceivingStream):
                 protocol.connectionLost(reason)
             except Exception:
                 self._protocol_failed()
+
+
+classImplements(Stream, ITransport, IConsumer, IPushProducer)

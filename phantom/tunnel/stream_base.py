@@ -28,6 +28,8 @@ DONE = Failure(ConnectionDone())
 class StreamBase:
     """A stream's state.  The rest is `phantom.tunnel.stream.Stream` and its two directions.
 
+    Each is derived from the one before, not `Stream` from both: a compiled class has one base.
+
     Args:
         mux: The multiplexer it belongs to.
         stream_id: Its id.

@@ -6,13 +6,13 @@ from collections import deque
 
 from phantom.core.stream import RECEIVING
 from phantom.errors import RemoteProtocolError
-from phantom.tunnel.stream_base import StreamBase
+from phantom.tunnel.stream_sending import SendingStream
 
 #: Received pieces that must wait are joined until they have this size.
 JOINED = 32 * 1024
 
 
-class ReceivingStream(StreamBase):
+class ReceivingStream(SendingStream):
     """The direction from the peer: an IPushProducer for the local protocol."""
 
     __slots__ = ()

@@ -25,7 +25,7 @@ from phantom.telemetry import Meters
 from phantom.tunnel.dialer import Dialer, DialerSettings
 from phantom.tunnel.endpoint_memory import MemoryFile
 from phantom.tunnel.endpoints import KnownEndpoints
-from phantom.tunnel.frame import DeadEnd
+from phantom.tunnel.frame_receiver import DeadEnd
 from phantom.tunnel.initiator import InitiatorSettings
 from phantom.tunnel.mux import MuxLimits
 from phantom.tunnel.post_quantum import ClientSecrets

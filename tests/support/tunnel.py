@@ -21,7 +21,8 @@ from phantom.core.blocks import BlockPool
 from phantom.errors import Outcome
 from phantom.layer import Layer
 from phantom.telemetry import Meters
-from phantom.tunnel.frame import DeadEnd, FrameProtocol
+from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.frame_receiver import DeadEnd
 from phantom.tunnel.mux import MultiplexerProtocol, MuxLimits
 from phantom.tunnel.registry import SessionRegistry
 from phantom.tunnel.session import Session

@@ -21,7 +21,8 @@ from phantom.core.wire import (
     pack_frame,
 )
 from phantom.errors import Outcome, RemoteProtocolError
-from phantom.tunnel.frame import DeadEnd, FrameProtocol
+from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.frame_receiver import DeadEnd
 from phantom.tunnel.handover import Junction
 from phantom.tunnel.liveness import PING_BURST
 from phantom.tunnel.mux import (

@@ -10,7 +10,8 @@ from phantom.core.blocks import BlockPool
 from phantom.core.wire import Attach, AttachStatus, FrameType, GoawayReason, pack_frame
 from phantom.errors import Outcome, RelayError
 from phantom.tunnel.acknowledge import STALL_TIMEOUT
-from phantom.tunnel.frame import DeadEnd, FrameProtocol
+from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.frame_receiver import DeadEnd
 from phantom.tunnel.mux import MultiplexerProtocol
 from phantom.tunnel.registry import SILENT
 from phantom.tunnel.session import Session

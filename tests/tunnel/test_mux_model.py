@@ -24,7 +24,8 @@ from support.tunnel import Joined, Recorder
 
 from phantom.core.detached import DetachedLimits
 from phantom.core.wire import Attach, FrameType, pack_frame
-from phantom.tunnel.frame import DeadEnd, FrameProtocol
+from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.frame_receiver import DeadEnd
 from phantom.tunnel.mux import MuxLimits
 from phantom.tunnel.stream import Stream
 

@@ -9,7 +9,7 @@ from support.tunnel import SOMEWHERE, Joined
 
 from phantom.core.wire import FrameType, encode_open, pack_frame
 from phantom.errors import Outcome, RelayError
-from phantom.tunnel.frame import DeadEnd
+from phantom.tunnel.frame_receiver import DeadEnd
 from phantom.tunnel.mux import MuxLimits
 
 MIB = 1024 * 1024

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 
 from phantom.core.wire import FrameType, pack_frame
 from phantom.errors import SessionError
-from phantom.tunnel.frame import DeadEnd
+from phantom.tunnel.frame_receiver import DeadEnd
 
 
 class Listener(DeadEnd):

@@ -11,7 +11,8 @@ from twisted.internet.task import Clock
 
 from phantom.core.shaping import DELAYS, Padding, Scheme, Timing
 from phantom.core.wire import FrameType, pack_frame, parse_frames
-from phantom.tunnel.frame import DeadEnd, FrameProtocol
+from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.frame_receiver import DeadEnd
 from phantom.tunnel.shaper import Shaper, Shaping
 
 

@@ -11,7 +11,7 @@ from phantom.core.session import BATCH, BATCH_RECORDS, HALF_BATCH
 from phantom.core.window import DEFAULT_WINDOW
 from phantom.core.wire import MAX_RECORD_PLAINTEXT, FrameType, pack_frame
 from phantom.layer import bottom
-from phantom.tunnel.frame import DeadEnd
+from phantom.tunnel.frame_receiver import DeadEnd
 from phantom.tunnel.mux import MuxLimits
 from phantom.tunnel.session_sending import BESIDE, BESIDE_ROOM, NEAR_ROOM
 
