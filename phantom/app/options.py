@@ -24,9 +24,9 @@ class PluginOptions(usage.Options):
 
     def opt_version(self) -> NoReturn:
         """Show phantom's version and exit."""
-        from phantom import __version__
+        from phantom.version import version_line
 
-        print(f"phantom {__version__}")
+        print(version_line())
         raise SystemExit(0)
 
 

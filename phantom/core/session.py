@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from phantom.core.blocks import BLOCK_SIZE, MAX_RETAINED_BYTES, Block, BlockPool, Run
+from phantom.core.block_pool import BlockPool
+from phantom.core.blocks import BLOCK_SIZE, MAX_RETAINED_BYTES, Block, Run
 from phantom.core.wire import (
     HEADER_SIZE,
     MAX_RECORD_PLAINTEXT,

@@ -15,7 +15,7 @@ from twisted.internet.error import ConnectionClosed, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
-from phantom.core.blocks import BlockPool
+from phantom.core.block_pool import BlockPool
 from phantom.core.detached import DETACHED_TIMEOUT
 from phantom.core.endpoint_list import ServerEndpoint
 from phantom.core.freezes import YOUNG

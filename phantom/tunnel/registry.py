@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from phantom.core.blocks import BlockPool
+from phantom.core.block_pool import BlockPool
 from phantom.core.claims import Claim
 from phantom.core.detached import DetachedLimits, Holding, too_many
 from phantom.core.wire import Attach, AttachStatus, FrameType, GoawayReason, pack_frame

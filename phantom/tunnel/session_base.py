@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from phantom.core.blocks import BlockPool
+from phantom.core.block_pool import BlockPool
 from phantom.core.budget import TokenBucket
 from phantom.core.freshness import Freshness
 from phantom.core.received import LinkCursor, ReceiveLog

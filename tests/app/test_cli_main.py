@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from support.compiled import COMPILED
 
 from phantom import __version__
 from phantom.app.cli.main import COMMANDS, main
@@ -37,8 +38,9 @@ def test_each_command_has_help(name: str) -> None:
 
 
 def test_version() -> None:
+    built = "compiled" if COMPILED else "not compiled"
     result = CliRunner().invoke(main, ["--version"])
-    assert (result.exit_code, result.stdout) == (0, f"phantom {__version__}\n")
+    assert (result.exit_code, result.stdout) == (0, f"phantom {__version__}, {built}\n")
 
 
 def test_help_imports_nothing_heavy() -> None:

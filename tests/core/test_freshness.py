@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from phantom.core.blocks import MAX_RETAINED_BYTES, BlockPool
+from phantom.core.block_pool import BlockPool
+from phantom.core.blocks import MAX_RETAINED_BYTES
 from phantom.core.freshness import FRESH_BYTES, FRESH_TIME, Freshness
 from phantom.core.session import FULL_PAYLOAD, FULL_RECORD, SMALL_PAYLOAD, SMALL_RECORD, SendLog
 from phantom.core.wire import MAX_PAYLOAD, FrameType

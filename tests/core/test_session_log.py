@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phantom.core.blocks import BLOCK_SIZE, MAX_RETAINED_BYTES, POOLED_BLOCKS, Block, BlockPool
+from phantom.core.block_pool import POOLED_BLOCKS, BlockPool
+from phantom.core.blocks import BLOCK_SIZE, MAX_RETAINED_BYTES, Block
 from phantom.core.received import ReceiveLog
 from phantom.core.session import MAX_RETAINED_FRAMES, SMALL_RECORD, SendLog
 from phantom.core.wire import MAX_PAYLOAD, MAX_RECORD_PLAINTEXT, FrameType, parse_frames

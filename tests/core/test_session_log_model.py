@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
-from phantom.core.blocks import BLOCK_SIZE, MAX_RETAINED_BYTES, Block, BlockPool
+from phantom.core.block_pool import BlockPool
+from phantom.core.blocks import BLOCK_SIZE, MAX_RETAINED_BYTES, Block
 from phantom.core.session import (
     BATCH,
     BATCH_RECORDS,

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phantom.address import Destination
-from phantom.core.blocks import BlockPool
+from phantom.core.block_pool import BlockPool
 from phantom.errors import Outcome
 from phantom.layer import Layer
 from phantom.telemetry import Meters

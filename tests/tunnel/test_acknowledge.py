@@ -8,7 +8,6 @@ import pytest
 from support.tunnel import Joined, LengthPrefixed
 
 from phantom.core.wire import FrameType, encode_window_update, parse_frames
-from phantom.tunnel.frame import FrameProtocol
 
 MIB = 1 << 20
 
@@ -16,23 +15,13 @@ MIB = 1 << 20
 def said_by(joined: Joined, monkeypatch: pytest.MonkeyPatch, end: LengthPrefixed) -> list[set[int]]:
     """Return, as they come, the kinds of frames in each record that one end is given to send."""
     said: list[set[int]] = []
-    one, several = FrameProtocol.send_record, FrameProtocol.send_records
+    write = end.write
 
-    def note(link: FrameProtocol, record: Any) -> None:
-        if link.transport is end:
-            said.append({kind for kind, _, _ in parse_frames(memoryview(record))})
+    def note(record: Any) -> None:
+        said.append({kind for kind, _, _ in parse_frames(memoryview(record))})
+        write(record)
 
-    def send_record(link: FrameProtocol, record: Any) -> None:
-        note(link, record)
-        one(link, record)
-
-    def send_records(link: FrameProtocol, records: Any) -> None:
-        for record in records:
-            note(link, record)
-        several(link, records)
-
-    monkeypatch.setattr(FrameProtocol, "send_record", send_record)
-    monkeypatch.setattr(FrameProtocol, "send_records", send_records)
+    monkeypatch.setattr(end, "write", note)
     return said
 
 

@@ -6,7 +6,7 @@ import pytest
 from support.pipes import join
 from support.tunnel import CLIENT_KEY, SERVER_KEY, Joined, LengthPrefixed
 
-from phantom.core.blocks import BlockPool
+from phantom.core.block_pool import BlockPool
 from phantom.core.wire import Attach, AttachStatus, FrameType, GoawayReason, pack_frame
 from phantom.errors import Outcome, RelayError
 from phantom.tunnel.acknowledge import STALL_TIMEOUT

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.compiled import replaces
 from support.tunnel import Joined, Puller, sizes_written
 
 from phantom.core.session import BATCH, FULL_PAYLOAD, SMALL_RECORD
@@ -86,6 +87,7 @@ def sourced(source: Any) -> tuple[Joined, Stream]:
     return joined, stream
 
 
+@replaces
 def test_a_source_let_go_while_others_are_sent_is_not_parked(monkeypatch: Any) -> None:
     """Making room for what it brings sends what waits, and that may end anything."""
     source: Any = Source()
@@ -112,6 +114,7 @@ class Bulk(Source):
         return sum(map(len, buffers))
 
 
+@replaces
 @pytest.mark.parametrize("far", [False, True])
 def test_a_source_of_bulk_from_far_away_is_told_of_its_reads(monkeypatch: Any, far: bool) -> None:
     told: list[int] = []

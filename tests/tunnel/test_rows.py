@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.compiled import replaces
 from support.tunnel import Joined
 from twisted.python.failure import Failure
 
@@ -97,6 +98,7 @@ def test_a_row_that_ends_the_session_leaves_the_rest() -> None:
     assert joined.ended
 
 
+@replaces
 def test_a_row_is_never_cut_by_a_mistake_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it is numbered before it is delivered: what was left would never come again."""
     joined = Joined()

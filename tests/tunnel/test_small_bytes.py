@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tunnel import SOMEWHERE, Joined
 
-from phantom.core.blocks import BlockPool
+from phantom.core.block_pool import BlockPool
 from phantom.core.wire import FrameType, encode_open, pack_frame
 from phantom.errors import Outcome
 from phantom.tunnel.mux import MultiplexerProtocol

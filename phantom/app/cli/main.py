@@ -17,6 +17,7 @@ import click
 
 from phantom import __version__
 from phantom.errors import PhantomError
+from phantom.version import version_line
 
 #: Exit status after a mistake in a file or its surroundings; wrong usage is 2, click's own.
 FAILURE = 1
@@ -152,6 +153,6 @@ def _finish_output() -> None:
     epilog="The programs themselves run under twistd: twistd phantom-server --config FILE, "
     "twistd -n phantom-client [--config FILE].",
 )
-@click.version_option(__version__, message="phantom %(version)s")
+@click.version_option(__version__, message=version_line())
 def main() -> None:
     """A tunnel for censored networks: SOCKS5 and HTTP proxies over an unremarkable link."""

@@ -1,0 +1,111 @@
+"""Builds phantom: setuptools, and mypyc where there is a C compiler (decision 28).
+
+A wheel is compiled unless something that compiling needs is missing; then it is plain Python, which
+does the same and takes longer.  ``PHANTOM_COMPILE`` in the environment decides otherwise: with 0
+nothing is compiled, with 1 it has to work.  An editable installation is never compiled: what is
+edited would have no effect.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from setuptools import build_meta
+from setuptools.build_meta import (
+    build_editable,
+    build_sdist,
+    get_requires_for_build_editable,
+    get_requires_for_build_sdist,
+    prepare_metadata_for_build_editable,
+    prepare_metadata_for_build_wheel,
+)
+
+__all__ = [
+    "build_editable",
+    "build_sdist",
+    "build_wheel",
+    "get_requires_for_build_editable",
+    "get_requires_for_build_sdist",
+    "get_requires_for_build_wheel",
+    "prepare_metadata_for_build_editable",
+    "prepare_metadata_for_build_wheel",
+]
+
+#: What compiling needs: mypyc, which is part of mypy, and what it must know of to tell types.
+COMPILING = ["attrs >=24.2", "mypy >=2.4,<2.5", "mypy-zope >=1.0.17", "twisted >=25.5"]
+
+CHOICE = "PHANTOM_COMPILE"
+
+
+def obstacle() -> str | None:
+    """Return why nothing can be compiled here; None if nothing is known against it."""
+    if sys.implementation.name != "cpython":
+        return f"mypyc is for CPython, and this is {sys.implementation.name}"
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "it was not tried with the free-threaded CPython"
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    if not compiler or shutil.which(compiler[0]) is None:
+        return f"there is no C compiler ({shlex.join(compiler)})"
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.exists():
+        return f"Python's headers are not installed ({header}; Debian: python3-dev)"
+    return None
+
+
+def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
+    """Return what must be installed to build a wheel (PEP 517)."""
+    choice = os.environ.get(CHOICE)
+    wanted = choice == "1" or (choice != "0" and obstacle() is None)
+    required = build_meta.get_requires_for_build_wheel(config_settings)
+    return [*required, *(COMPILING if wanted else [])]
+
+
+def build_wheel(
+    wheel_directory: str, config_settings: Any = None, metadata_directory: str | None = None
+) -> str:
+    """Build a wheel, compiled if that works; return its name (PEP 517).
+
+    Raises:
+        Exception: Nothing can be built, or not compiled although it must be.
+    """
+    choice = os.environ.get(CHOICE)
+    arguments = (wheel_directory, config_settings, metadata_directory)
+    reason = "as was asked for" if choice == "0" else obstacle()
+    if choice == "1" or reason is None:
+        try:
+            return _build(arguments, compiled=True)
+        except (Exception, SystemExit) as error:  # setuptools and mypyc end the program
+            if choice == "1":
+                raise
+            reason = f"it failed: {error!r}"
+    print(f"phantom is not compiled ({reason}); it is slower, and does the same", file=sys.stderr)
+    return _build(arguments, compiled=False)
+
+
+def _build(arguments: tuple[str, Any, str | None], *, compiled: bool) -> str:
+    # In a folder of its own, whatever a build before has left: setuptools packs all it finds.
+    with (
+        tempfile.TemporaryDirectory(prefix="phantom-build-") as folder,
+        _environment({CHOICE: str(int(compiled)), "PHANTOM_BUILD": folder}),
+    ):
+        return build_meta.build_wheel(*arguments)
+
+
+@contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
