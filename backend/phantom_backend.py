@@ -14,36 +14,49 @@ import shutil
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from setuptools import build_meta
-from setuptools.build_meta import (
-    build_editable,
-    build_sdist,
-    get_requires_for_build_editable,
-    get_requires_for_build_sdist,
-    prepare_metadata_for_build_editable,
-    prepare_metadata_for_build_wheel,
-)
 
-__all__ = [
-    "build_editable",
-    "build_sdist",
-    "build_wheel",
-    "get_requires_for_build_editable",
-    "get_requires_for_build_sdist",
-    "get_requires_for_build_wheel",
-    "prepare_metadata_for_build_editable",
-    "prepare_metadata_for_build_wheel",
-]
+CHOICE = "PHANTOM_COMPILE"
 
 #: What compiling needs: mypyc, which is part of mypy, and what it must know of to tell types.
 COMPILING = ["attrs >=24.2", "mypy >=2.4,<2.5", "mypy-zope >=1.0.17", "twisted >=25.5"]
 
-CHOICE = "PHANTOM_COMPILE"
+
+@contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _plain(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a hook of setuptools (PEP 517, PEP 660) that does not compile, whatever was chosen."""
+
+    @wraps(hook)
+    def plain(*arguments: Any, **options: Any) -> Any:
+        with _environment({CHOICE: "0"}):
+            return hook(*arguments, **options)
+
+    return plain
+
+
+build_editable = _plain(build_meta.build_editable)
+build_sdist = _plain(build_meta.build_sdist)
+get_requires_for_build_editable = _plain(build_meta.get_requires_for_build_editable)
+get_requires_for_build_sdist = _plain(build_meta.get_requires_for_build_sdist)
+prepare_metadata_for_build_editable = _plain(build_meta.prepare_metadata_for_build_editable)
+prepare_metadata_for_build_wheel = _plain(build_meta.prepare_metadata_for_build_wheel)
+_requires = _plain(build_meta.get_requires_for_build_wheel)
 
 
 def obstacle() -> str | None:
@@ -65,8 +78,7 @@ def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
     """Return what must be installed to build a wheel (PEP 517)."""
     choice = os.environ.get(CHOICE)
     wanted = choice == "1" or (choice != "0" and obstacle() is None)
-    required = build_meta.get_requires_for_build_wheel(config_settings)
-    return [*required, *(COMPILING if wanted else [])]
+    return [*_requires(config_settings), *(COMPILING if wanted else [])]
 
 
 def build_wheel(
@@ -97,15 +109,5 @@ def _build(arguments: tuple[str, Any, str | None], *, compiled: bool) -> str:
         tempfile.TemporaryDirectory(prefix="phantom-build-") as folder,
         _environment({CHOICE: str(int(compiled)), "PHANTOM_BUILD": folder}),
     ):
-        return build_meta.build_wheel(*arguments)
-
-
-@contextmanager
-def _environment(changes: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+        name: str = build_meta.build_wheel(*arguments)
+        return name

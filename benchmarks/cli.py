@@ -8,6 +8,7 @@
     python -m benchmarks run phantom-raw,sb-ss2022 -s down1,up1 -n 5 --out rows.jsonl
     python -m benchmarks run phantom-raw --tree before=/some/checkout -s down1 -n 5
     python -m benchmarks run phantom-raw --python debian=/some/venv/bin/python -s ping
+    python -m benchmarks run phantom-raw --compiled -s churn
     python -m benchmarks run phantom-raw --variant w=phantom-raw,client.window=65536
     python -m benchmarks report rows.jsonl --base phantom-raw --markdown
     python -m benchmarks plot rows.jsonl              pictures for doc/performance.md
@@ -34,6 +35,7 @@ from benchmarks import report, turns
 from benchmarks.network import default_congestion
 from benchmarks.peers import PEERS, phantom
 from benchmarks.peers.base import Peer
+from benchmarks.peers.wheel import compiled_tree
 from benchmarks.programs import ROOT, Unavailable, compiled
 from benchmarks.scenarios import SCENARIOS, Effort, Scenario
 
@@ -84,7 +86,11 @@ def list_all() -> None:
 
 
 def peers_of(options: argparse.Namespace) -> list[Peer]:
-    """Return the peers asked for, and those of other checkouts and interpreters behind them."""
+    """Return the peers asked for, and behind them those of other checkouts and interpreters.
+
+    Raises:
+        SystemExit: Something that was asked for is not there.
+    """
     peers = chosen(options.peers, PEERS, ALL)
     asked = [peer.name for peer in peers]
     more: list[Peer] = []
@@ -98,6 +104,13 @@ def peers_of(options: argparse.Namespace) -> list[Peer]:
         if phantom.version_of(path) == "unknown":
             raise SystemExit(f"--python {python}: NAME=PROGRAM is wanted, a Python")
         more += phantom.peers(label=label, python=path)
+    if options.compiled:
+        print("compiling phantom, unless it was", file=sys.stderr)
+        try:
+            tree = compiled_tree()
+        except Unavailable as error:
+            raise SystemExit(f"--compiled: {error}") from None
+        more += phantom.peers(tree, "compiled", source=ROOT)
     peers += [peer for peer in more if peer.name.partition("@")[0] in asked]
     try:
         return peers + [phantom.with_settings(text) for text in options.variant]
@@ -199,6 +212,11 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=PROGRAM",
         help="run the phantom peers by another interpreter as well, named PEER@NAME",
+    )
+    add(
+        "--compiled",
+        action="store_true",
+        help="run the phantom peers compiled as well (`pip install .`), named PEER@compiled",
     )
     add(
         "--variant",

@@ -56,9 +56,17 @@ def is_instance_attribute(kind: object, name: str) -> bool:
     ours = [base for base in kind.__mro__ if base.__module__.startswith("phantom.")]
     setting = re.compile(rf"\bself\.{name}\b[^=\n]*=[^=]")
     return any(
-        name in getattr(base, "__annotations__", ()) or setting.search(inspect.getsource(base))
+        name in getattr(base, "__annotations__", ()) or setting.search(source(base))
         for base in ours
     )
+
+
+def source(kind: type) -> str:
+    """Return the source of a class; of a compiled one none is known, and none is needed."""
+    try:
+        return inspect.getsource(kind)
+    except OSError:
+        return ""  # what its methods set is in the class itself
 
 
 SYMBOLS = named()

@@ -142,7 +142,13 @@ def phantom(place: Place, variant: Variant, tree: Path, python: str) -> Commands
     )
 
 
-def peer(variant: Variant, tree: Path = ROOT, label: str = "", python: str | None = None) -> Peer:
+def peer(
+    variant: Variant,
+    tree: Path = ROOT,
+    label: str = "",
+    python: str | None = None,
+    source: Path | None = None,
+) -> Peer:
     """Return a variant of a checkout as a peer.
 
     Args:
@@ -150,6 +156,7 @@ def peer(variant: Variant, tree: Path = ROOT, label: str = "", python: str | Non
         tree: The checkout.
         label: Added to the name behind an "@", to tell checkouts and interpreters apart.
         python: The interpreter, if not the one that runs this.
+        source: The checkout that the tree was made from, if it is none itself.
     """
     return Peer(
         f"{variant.name}@{label}" if label else variant.name,
@@ -157,14 +164,16 @@ def peer(variant: Variant, tree: Path = ROOT, label: str = "", python: str | Non
         f"phantom, {variant.note}",
         "tls" if variant.tls else "aead",
         variant.group,
-        tree=tree,
+        tree=source or tree,
         python=python,
     )
 
 
-def peers(tree: Path = ROOT, label: str = "", python: str | None = None) -> list[Peer]:
-    """Return all variants of a checkout as peers."""
-    return [peer(variant, tree, label, python) for variant in VARIANTS]
+def peers(
+    tree: Path = ROOT, label: str = "", python: str | None = None, source: Path | None = None
+) -> list[Peer]:
+    """Return all variants of a checkout as peers; arguments as `peer`."""
+    return [peer(variant, tree, label, python, source) for variant in VARIANTS]
 
 
 def with_settings(text: str) -> Peer:

@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.cli import chosen, main, parser, peers_of
 from benchmarks.peers import PEERS, phantom
+from benchmarks.programs import Unavailable
 from benchmarks.scenarios import SCENARIOS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -123,3 +124,19 @@ def test_help_is_given(command: tuple[str, ...], capsys: pytest.CaptureFixture[s
         main([*command, "--help"])
     assert end.value.code == 0
     assert "usage: python -m benchmarks" in capsys.readouterr().out
+
+
+def test_the_same_compiled_runs_beside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("benchmarks.cli.compiled_tree", lambda: tmp_path)
+    peers = peers_of(parser().parse_args(["run", "direct,phantom-raw", "--compiled"]))
+    assert [peer.name for peer in peers] == ["direct", "phantom-raw", "phantom-raw@compiled"]
+    assert peers[-1].tree == ROOT, "its commit is this checkout's"
+
+
+def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Path:
+        raise Unavailable("there is no C compiler")
+
+    monkeypatch.setattr("benchmarks.cli.compiled_tree", fail)
+    with pytest.raises(SystemExit, match="--compiled: there is no C compiler"):
+        peers_of(parser().parse_args(["run", "phantom-raw", "--compiled"]))
