@@ -23,6 +23,9 @@ from typing import Any
 from setuptools import build_meta
 
 CHOICE = "PHANTOM_COMPILE"
+#: Bytes of memory: what compiling takes, 330 MB, and half as much besides.  Where there is less,
+#: the kernel might end pip, or something else on the machine.
+MEMORY = 500 * 1000 * 1000
 
 #: What compiling needs: mypyc, which is part of mypy, and what it must know of to tell types.
 COMPILING = ["attrs >=24.2", "mypy >=2.4,<2.5", "mypy-zope >=1.0.17", "twisted >=25.5"]
@@ -71,7 +74,19 @@ def obstacle() -> str | None:
     header = Path(sysconfig.get_path("include"), "Python.h")
     if not header.exists():
         return f"Python's headers are not installed ({header}; Debian: python3-dev)"
+    if (free := free_memory()) is not None and free < MEMORY:
+        return f"of {MEMORY // 10**6} MB of memory only {free // 10**6} are free"
     return None
+
+
+def free_memory() -> int | None:
+    """Return how many bytes of memory and swap can be had, None where Linux does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        sizes = {name: int(rest.split()[0]) for name, _, rest in (i.partition(":") for i in lines)}
+        return 1024 * (sizes["MemAvailable"] + sizes["SwapFree"])
+    except (OSError, ValueError, LookupError):
+        return None
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 
 from phantom import __version__
@@ -13,7 +14,7 @@ _COMPILED = "phantom.core.wire"
 def is_compiled() -> bool:
     """Return whether the data path is compiled to C, as `setup.py` can have it."""
     spec = find_spec(_COMPILED)
-    return spec is not None and not str(spec.origin).endswith(".py")
+    return spec is not None and str(spec.origin).endswith(tuple(EXTENSION_SUFFIXES))
 
 
 def version_line() -> str:

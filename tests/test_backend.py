@@ -88,6 +88,18 @@ def test_what_is_missing_is_named(backend: ModuleType, monkeypatch: pytest.Monke
     assert backend.obstacle() == "there is no C compiler (/nowhere/cc -pthread)"
 
 
+def test_a_small_machine_compiles_nothing(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = backend.free_memory()
+    assert found is None or found > 1 << 20
+    monkeypatch.setattr(backend, "free_memory", lambda: None)
+    if (why := backend.obstacle()) is not None:
+        pytest.skip(why)
+    monkeypatch.setattr(backend, "free_memory", lambda: 400_000_000)
+    assert backend.obstacle() == "of 500 MB of memory only 400 are free"
+
+
 def wheel(tmp_path: Path, **environment: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """Build a wheel from a copy of the source; return how that went, and what is in it."""
     source = shutil.copytree(ROOT, tmp_path / "source", ignore=IGNORED)

@@ -63,7 +63,7 @@ class Stream(ReceivingStream):
     @protocol.setter
     def protocol(self, protocol: Any) -> None:
         self._half_closes = IHalfCloseableProtocol.providedBy(protocol)
-        self._views = getattr(protocol, "accepts_views", False)
+        self._views = bool(getattr(protocol, "accepts_views", False))
         self._takes_pieces = hasattr(protocol, "pieces_received")
         self._protocol = protocol
 
@@ -141,10 +141,10 @@ class Stream(ReceivingStream):
 
     # Asked of TCP transports; a stream is never delayed for joining, nor kept alive.
 
-    def setTcpNoDelay(self, enabled: bool) -> None:
+    def setTcpNoDelay(self, enabled: object) -> None:
         """Accept and ignore."""
 
-    def setTcpKeepAlive(self, enabled: bool) -> None:
+    def setTcpKeepAlive(self, enabled: object) -> None:
         """Accept and ignore."""
 
     # -- called by the multiplexer ---------------------------------------------------------

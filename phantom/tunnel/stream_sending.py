@@ -44,7 +44,7 @@ class SendingStream(StreamBase):
             self._producer_paused = True
             self._producer.pauseProducing()
 
-    def writeSequence(self, data: Iterable[bytes]) -> None:
+    def writeSequence(self, data: Iterable[bytes | memoryview]) -> None:
         """Queue several pieces."""
         for piece in data:
             self.write(piece)
@@ -57,7 +57,7 @@ class SendingStream(StreamBase):
 
     # -- IConsumer -----------------------------------------------------------------------
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
+    def registerProducer(self, producer: Any, streaming: object) -> None:
         """Let this stream pause and resume `producer`."""
         if self._producer is not None:
             raise RuntimeError("a producer is registered already")
@@ -65,7 +65,7 @@ class SendingStream(StreamBase):
             producer.stopProducing()
             return
         self._producer = producer
-        self._streaming = streaming
+        self._streaming = bool(streaming)  # Twisted's own code passes 0 and 1
         self._producer_paused = False
         if not streaming:
             producer.resumeProducing()

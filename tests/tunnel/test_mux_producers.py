@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from support.compiled import replaces
-from support.tunnel import Joined, Puller, sizes_written
+from support.tunnel import Joined, Puller, Recorder, sizes_written
 
 from phantom.core.session import BATCH, FULL_PAYLOAD, SMALL_RECORD
 from phantom.fast.gathering import Unhurried
@@ -169,3 +169,24 @@ def test_a_batch_of_a_new_link_is_one_record(monkeypatch: pytest.MonkeyPatch) ->
         stream.read_from(source)
         joined.run(0.01)
     assert sizes == [SMALL_RECORD] * 6
+
+
+def test_a_stream_takes_what_twisted_passes() -> None:
+    """Twisted's own protocols say 0 and 1, and pieces need not be `bytes`."""
+
+    class Viewing(Recorder):
+        accepts_views = 1
+
+    joined = Joined()
+    stream, _ = joined.open()
+    joined.run()
+    source: Any = Source()
+    for streaming in (0, 1):
+        stream.registerProducer(source, streaming)
+        stream.unregisterProducer()
+    stream.setTcpNoDelay(1)
+    stream.setTcpKeepAlive(0)
+    stream.protocol = Viewing()
+    stream.writeSequence([b"one ", memoryview(b"two")])
+    joined.run()
+    assert joined.server_protocols[1].data == b"one two"
