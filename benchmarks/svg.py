@@ -19,6 +19,9 @@ BAR, PITCH = 14, 21
 TITLE, LEGEND, LINE = 44, 22, 15
 TEXT, SMALL = 12, 11
 
+#: A letter of a label, in bold and the widest of common fonts.
+LETTER = 7.6
+
 #: Letters of a caption that fit on a line, for each panel of width.
 CAPTION_LETTERS = 80
 
@@ -124,8 +127,9 @@ def draw_panel(panel: Panel, left: float, top: float) -> list[str]:
         text(left, top + 14, panel.title, size=14, bold=True),
         text(left, top + 31, panel.unit, size=SMALL, fill=FAINT),
     ]
-    start = left + LABEL
-    room = COLUMN - LABEL - VALUE
+    labels = max([LABEL, *(8 + LETTER * len(bar.label) for bar in panel.bars)])
+    start = left + labels
+    room = COLUMN - labels - VALUE
     longest = full_length(panel.bars)
     for number, bar in enumerate(panel.bars):
         y = top + TITLE + number * PITCH

@@ -96,3 +96,13 @@ def test_colours_tell_ours_from_others() -> None:
         "other",
         "other",
     ]
+
+
+def test_long_names_are_not_cut() -> None:
+    name = "phantom-tls-boringssl@compiled"
+    panel = svg.Panel("t", "u", [svg.Bar(name, [1.0], 1, 1, "ours")], ".2f")
+    root = ElementTree.fromstring(svg.figure("x", [panel], "c"))
+    [label] = [each for each in root.iter(f"{SVG}text") if each.text == name]
+    assert float(label.get("x", 0)) >= svg.MARGIN + svg.LETTER * len(name)
+    [bar] = [each for each in root.iter(f"{SVG}rect") if each.get("height") == str(svg.BAR)]
+    assert float(bar.get("x", 0)) + float(bar.get("width", 0)) <= svg.MARGIN + svg.COLUMN
