@@ -30,7 +30,6 @@ COMPILED = [
     "phantom/fast/gathering.py",
     "phantom/fast/timeouts.py",
     "phantom/fast/turns.py",
-    "phantom/inbound/socks5.py",
     "phantom/outbound/direct.py",
     "phantom/outbound/tunnel.py",
     "phantom/relay.py",

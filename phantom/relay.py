@@ -350,4 +350,5 @@ def relay_pair(
     return left, right
 
 
+# Behind the class: with a decorator it would not be compiled (decision 28).
 classImplements(RelayProtocol, IProtocol, IHalfCloseableProtocol, IPushProducer)

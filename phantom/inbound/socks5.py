@@ -21,7 +21,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
-from zope.interface import classImplements
+from zope.interface import implementer
 
 from phantom.core.socks5 import (
     GENERAL_FAILURE,
@@ -72,6 +72,7 @@ _ADVICE: Final = {
 log = make_logger()
 
 
+@implementer(IHalfCloseableProtocol)
 class Socks5Protocol(Protocol):
     """One application's connection, until the relay takes it over.
 
@@ -335,6 +336,3 @@ class Socks5Factory(Factory[Socks5Protocol]):
         """Abort every connection that the relay does not have yet, for a stop of the service."""
         for protocol in list(self.waiting):
             protocol.transport.abortConnection()
-
-
-classImplements(Socks5Protocol, IHalfCloseableProtocol)

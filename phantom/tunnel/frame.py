@@ -344,4 +344,5 @@ class FrameProtocol:
                 self.on_allowance()
 
 
+# Behind the class: with a decorator it would not be compiled (decision 28).
 classImplements(FrameProtocol, IProtocol, IPushProducer)

@@ -242,4 +242,5 @@ class Stream(ReceivingStream):
                 self._protocol_failed()
 
 
+# Behind the class: with a decorator it would not be compiled (decision 28).
 classImplements(Stream, ITransport, IConsumer, IPushProducer)
