@@ -89,11 +89,17 @@ def free_memory() -> int | None:
         return None
 
 
+def refusal() -> str | None:
+    """Return why nothing is compiled, by choice or for want of something; None if it is tried."""
+    choice = os.environ.get(CHOICE)
+    if choice == "0":
+        return "as was asked for"
+    return None if choice == "1" else obstacle()
+
+
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
     """Return what must be installed to build a wheel (PEP 517)."""
-    choice = os.environ.get(CHOICE)
-    wanted = choice == "1" or (choice != "0" and obstacle() is None)
-    return [*_requires(config_settings), *(COMPILING if wanted else [])]
+    return [*_requires(config_settings), *(COMPILING if refusal() is None else [])]
 
 
 def build_wheel(
@@ -104,14 +110,13 @@ def build_wheel(
     Raises:
         Exception: Nothing can be built, or not compiled although it must be.
     """
-    choice = os.environ.get(CHOICE)
     arguments = (wheel_directory, config_settings, metadata_directory)
-    reason = "as was asked for" if choice == "0" else obstacle()
-    if choice == "1" or reason is None:
+    reason = refusal()
+    if reason is None:
         try:
             return _build(arguments, compiled=True)
         except (Exception, SystemExit) as error:  # setuptools and mypyc end the program
-            if choice == "1":
+            if os.environ.get(CHOICE) == "1":
                 raise
             reason = f"it failed: {error!r}"
     print(f"phantom is not compiled ({reason}); it is slower, and does the same", file=sys.stderr)

@@ -55,7 +55,8 @@ def run(*command: object, cwd: Path) -> str:
 def build(kind: str, source: Path, target: Path) -> Path:
     """Build a "wheel" or "sdist" of `source` as a build front end does."""
     target.mkdir()
-    program = f"from setuptools import build_meta as b; b.build_{kind}({str(target)!r})"
+    backend = "import sys; sys.path.insert(0, 'backend'); import phantom_backend as b"
+    program = f"{backend}; b.build_{kind}({str(target)!r})"
     run(sys.executable, "-c", program, cwd=source)
     [built] = target.iterdir()
     return built

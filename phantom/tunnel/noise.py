@@ -156,9 +156,8 @@ class NoiseProtocol(Layer):
         self._at_once = records * FULL_SEALED
         connection = bottom(self.transport)
         if hasattr(connection, "most_read"):
-            connection.most_read = records * (
-                READ_SIZE // BATCH_RECORDS
-            )  # with room for the records of TLS around
+            # With room for the records of TLS around.
+            connection.most_read = records * (READ_SIZE // BATCH_RECORDS)
 
     def write(self, data: bytes | memoryview) -> None:
         """Send whole frames as one record."""

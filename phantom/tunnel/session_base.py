@@ -176,22 +176,9 @@ class SessionBase:
         """End the session and everything in it.  Ending twice is harmless."""
         raise NotImplementedError
 
-    def wake(self) -> None:
-        """Send what waits, at the end of this turn of the reactor."""
-        raise NotImplementedError
-
     def _detached(self, reason: Failure) -> None:
         """Hold still until a new link comes; whoever made the session bounds how long."""
         raise NotImplementedError
 
-    def _flush(self) -> None:
-        raise NotImplementedError
-
     def _send_ack(self, received: int) -> None:
-        raise NotImplementedError
-
-    def _set_limits(self) -> None:
-        raise NotImplementedError
-
-    def _stop_pace(self) -> None:
         raise NotImplementedError
