@@ -9,6 +9,7 @@
     python -m benchmarks run phantom-raw --tree before=/some/checkout -s down1 -n 5
     python -m benchmarks run phantom-raw --python debian=/some/venv/bin/python -s ping
     python -m benchmarks run phantom-raw --compiled -s churn
+    python -m benchmarks run phantom-raw,sb-ss2022 --turns 8 --secs 0.8 --base sb-ss2022
     python -m benchmarks run phantom-raw --variant w=phantom-raw,client.window=65536
     python -m benchmarks report rows.jsonl --base phantom-raw --markdown
     python -m benchmarks plot rows.jsonl              pictures for doc/performance.md
@@ -104,18 +105,29 @@ def peers_of(options: argparse.Namespace) -> list[Peer]:
         if phantom.version_of(path) == "unknown":
             raise SystemExit(f"--python {python}: NAME=PROGRAM is wanted, a Python")
         more += phantom.peers(label=label, python=path)
+        if options.compiled:
+            more += compiled_peers(f"{label}-compiled", path)
     if options.compiled:
-        print("compiling phantom, unless it was", file=sys.stderr)
-        try:
-            tree = compiled_tree()
-        except Unavailable as error:
-            raise SystemExit(f"--compiled: {error}") from None
-        more += phantom.peers(tree, "compiled", source=ROOT)
+        more += compiled_peers("compiled")
     peers += [peer for peer in more if peer.name.partition("@")[0] in asked]
     try:
         return peers + [phantom.with_settings(text) for text in options.variant]
     except ValueError as error:
         raise SystemExit(f"--variant {error}") from None
+
+
+def compiled_peers(label: str, python: str | None = None) -> list[Peer]:
+    """Return the phantom peers of this checkout, compiled for an interpreter.
+
+    Raises:
+        SystemExit: It cannot be compiled.
+    """
+    print("compiling phantom, unless it was", file=sys.stderr)
+    try:
+        tree = compiled_tree(python or sys.executable)
+    except Unavailable as error:
+        raise SystemExit(f"--compiled: {error}") from None
+    return phantom.peers(tree, label, python, source=ROOT)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -141,6 +153,7 @@ def run(options: argparse.Namespace) -> int:
         Effort(options.secs, options.road_secs, options.streams),
         options.cc.split(",") if options.cc else [default_congestion()],
         private=not options.no_netns,
+        turns=options.turns,
     )
     output = options.out.open("a") if options.out else None
     rows = runner.Runner(plan, output, lambda line: print(line, flush=True)).run()
@@ -193,6 +206,15 @@ def parser() -> argparse.ArgumentParser:
     add("peers", help="names or groups, with commas between them")
     add("-s", "--scenarios", default="main", help="names or groups (default: main)")
     add("-n", "--runs", type=int, default=3, help="interleaved runs (default: 3)")
+    add(
+        "--turns",
+        type=int,
+        default=0,
+        metavar="N",
+        help="keep all peers up beside each other in a run, and have them take turns, N times a "
+        "scenario (loopback, none that wants a peer afresh): ratios for a machine whose speed "
+        "changes",
+    )
     add("--secs", type=float, default=3.0, help="measured time on loopback (default: 3)")
     add("--road-secs", type=float, default=8.0, help="and of bulk on a road (default: 8)")
     add("--streams", type=int, default=10_000, help="most streams of idle scenarios")
@@ -216,7 +238,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--compiled",
         action="store_true",
-        help="run the phantom peers compiled as well (`pip install .`), named PEER@compiled",
+        help="run the phantom peers compiled as well (`pip install .`), named PEER@compiled, "
+        "and by each --python, PEER@NAME-compiled",
     )
     add(
         "--variant",

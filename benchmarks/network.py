@@ -6,6 +6,7 @@ Everything stays on this machine.  The namespaces are ours alone and go away aft
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -35,6 +36,9 @@ DESTINATION_PORT = 9000
 LOCAL_PORTS = "10240 65000"
 
 CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+
+# Peers that take turns have a network each.
+_numbers = itertools.count(1)
 
 
 @attrs.frozen
@@ -114,7 +118,7 @@ class Network:
         if road and not root:
             raise NoNetwork("an emulated road needs root: namespaces and TUN devices")
         if root and (road or private):
-            tag = f"bench{os.getpid()}"
+            tag = f"bench{os.getpid()}-{next(_numbers)}"
             self.names = [f"{tag}a", f"{tag}b"] if road else [f"{tag}l"]
         try:
             for name in self.names:

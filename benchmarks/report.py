@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -23,12 +24,14 @@ class Column:
         field: The field of rows it shows.
         form: How the number is written; "" shows the smallest and the largest of all runs.
         scale: What the field is multiplied with.
+        ratio: Whether it is compared as well where peers took turns.
     """
 
     title: str
     field: str
     form: str = ".0f"
     scale: float = 1.0
+    ratio: bool = False
 
 
 _MB = 1 / (1 << 20)
@@ -42,7 +45,7 @@ COLUMNS: dict[str, list[Column]] = {
         Column("min-max", "cpu_s_per_gb", ""),
         Column("client", "cpu_client_per_gb", ".3f"),
         Column("server", "cpu_server_per_gb", ".3f"),
-        Column("Gbit/s", "gbps", ".2f"),
+        Column("Gbit/s", "gbps", ".2f", ratio=True),
         Column("min-max", "gbps", ""),
         Column("loadgen CPU-s/GB", "loadgen_cpu_per_gb", ".3f"),
         Column("peak RSS MB", "rss_peak", ".0f", _MB),
@@ -58,16 +61,16 @@ COLUMNS: dict[str, list[Column]] = {
     "load": [
         Column("p50 us", "rtt_p50_us"),
         Column("min-max", "rtt_p50_us", ""),
-        Column("p99 us", "rtt_p99_us"),
+        Column("p99 us", "rtt_p99_us", ratio=True),
         Column("max us", "rtt_max_us"),
-        Column("bulk Gbit/s", "bulk_gbps", ".2f"),
+        Column("bulk Gbit/s", "bulk_gbps", ".2f", ratio=True),
         Column("unloaded p50 us", "base_p50_us"),
         _FOREIGN,
     ],
     "churn": [
         Column("conn/s", "per_s"),
         Column("min-max", "per_s", ""),
-        Column("CPU us/conn", "cpu_us_per_conn"),
+        Column("CPU us/conn", "cpu_us_per_conn", ratio=True),
         Column("client", "cpu_client_us_per_conn"),
         Column("server", "cpu_server_us_per_conn"),
         Column("first byte p50 us", "ttfb_p50_us"),
@@ -207,6 +210,7 @@ class Summary:
     Attributes:
         runs: How many runs have figures.
         values: The figures of each field, in the order of the runs.
+        turns: The figures of each turn, by run and turn, where peers took turns.
         trouble: Why there are none, or what went wrong in one.
         kind: Which columns show it.
     """
@@ -215,6 +219,7 @@ class Summary:
     values: dict[str, list[float]]
     trouble: str
     kind: str
+    turns: dict[tuple[int, int], Row]
 
     def median(self, field: str) -> float | None:
         """Return the median of a field, or None if no run has it."""
@@ -256,7 +261,36 @@ def _summary(rows: Sequence[Row]) -> Summary:
             trouble = f"skipped: {row['skipped']}"
         elif row.get("error"):
             trouble = f"failed: {row['error']}"
-    return Summary(len(good), values, trouble, rows[0].get("kind", "bulk"))
+    turns = {(row["run"], row["turn"]): row for row in good if "turn" in row}
+    return Summary(len(good), values, trouble, rows[0].get("kind", "bulk"), turns)
+
+
+#: The standard error of a median by that of the mean of as many normal figures: its variance is
+#: 1 / (4 n f(m)^2) for many, with the density f at the median m.
+_MEDIAN_SCATTER = math.sqrt(math.pi / 2)
+
+
+def _compared(summary: Summary, base: Summary | None, field: str) -> str:
+    """Return the ratio of a field to the base's: of the medians, or the median of the turns' own.
+
+    The latter has its standard error behind it, from four turns on.
+    """
+    own = summary.median(field)
+    reference = base.median(field) if base is not None else None
+    if base is None or own is None or not reference:
+        return "-"
+    ratios = [
+        row[field] / base.turns[turn][field]
+        for turn, row in summary.turns.items()
+        if field in row and base.turns.get(turn, {}).get(field)
+    ]
+    if not ratios:
+        return f"{own / reference:.2f}"
+    ratio = f"{statistics.median(ratios):.2f}"
+    if len(ratios) < 4 or summary is base:
+        return ratio
+    error = _MEDIAN_SCATTER * statistics.stdev(ratios) / math.sqrt(len(ratios))
+    return f"{ratio} +- {error:.2f}"
 
 
 def _cell(column: Column, summary: Summary) -> str:
@@ -273,20 +307,19 @@ def tables(rows: Sequence[Row], base: str = "") -> list[tuple[str, list[list[str
 
     Args:
         rows: What was measured.
-        base: A peer; the last column then is the ratio to it.
+        base: A peer; the last columns then are ratios to it.
     """
     made = []
     for label, peers in summarize(rows).items():
         columns = COLUMNS[next(iter(peers.values())).kind]
-        first = columns[0].field
-        heading = ["peer", *(column.title for column in columns), "runs"]
-        lines = [heading + [f"x {base}"] * bool(base)]
-        reference = peers[base].median(first) if base in peers else None
+        compared = columns[:1] if base else []
+        if base and any(summary.turns for summary in peers.values()):
+            compared = columns[:1] + [column for column in columns if column.ratio]
+        lines = [["peer", *(column.title for column in columns), "runs"]]
+        lines[0] += [f"{column.title} x {base}" for column in compared]
         for peer, summary in peers.items():
             line = [peer, *(_cell(column, summary) for column in columns), str(summary.runs)]
-            if base:
-                own = summary.median(first)
-                line.append(f"{own / reference:.2f}" if own is not None and reference else "-")
+            line += [_compared(summary, peers.get(base), column.field) for column in compared]
             lines.append(line)
         made.append((label, lines))
     return made
@@ -309,7 +342,6 @@ def caption(rows: Sequence[Row]) -> str:
         return " and ".join(dict.fromkeys(str(row[name]) for row in rows if row.get(name)))
 
     days = {time.strftime("%Y-%m-%d", time.gmtime(row["time"])) for row in rows if "time" in row}
-    runs = max((row.get("run", 1) for row in rows), default=0)
     parts = [
         all_of("machine"),
         f"Linux {all_of('kernel')}",
@@ -317,9 +349,17 @@ def caption(rows: Sequence[Row]) -> str:
         f"commit {all_of('commit')}",
         f"TCP {all_of('cc')}",
         " to ".join(dict.fromkeys([min(days), max(days)])) if days else "",
-        f"medians of {runs} interleaved runs" if runs > 1 else "one run",
+        _how_often(rows),
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _how_often(rows: Sequence[Row]) -> str:
+    runs = max((row.get("run", 1) for row in rows), default=0)
+    turns = max((row.get("turn", 0) for row in rows), default=0)
+    if turns:
+        return f"medians of {turns} turns in each of {runs} run{'s' * (runs > 1)}"
+    return f"medians of {runs} interleaved runs" if runs > 1 else "one run"
 
 
 def text(rows: Sequence[Row], base: str = "") -> str:

@@ -1,4 +1,7 @@
-"""Interleaved runs: every peer once, then every peer again, so that all meet the same weather."""
+"""Interleaved runs: every peer once, then every peer again, so that all meet the same weather.
+
+Where the weather changes within a run, peers can stay up beside each other and take turns.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
 
@@ -37,6 +41,8 @@ class Plan:
         congestion: The TCP congestion controls to run the roads with, one after the other.
             Loopback has the first.
         private: Whether loopback scenarios may have a namespace of their own.
+        turns: How often a run does each scenario of loopback, with all peers up and taking turns;
+            0 starts them one after the other, for once.
     """
 
     peers: Sequence[Peer]
@@ -45,6 +51,7 @@ class Plan:
     effort: Effort
     congestion: Sequence[str]
     private: bool = True
+    turns: int = 0
 
 
 def machine() -> dict[str, str]:
@@ -62,6 +69,11 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "commit": phantom.commit(),
     }
+
+
+def _failure(error: Exception) -> Row:
+    """Return the row of what ended with an exception."""
+    return {"error": f"{type(error).__name__}: {error}"}
 
 
 class Runner:
@@ -89,7 +101,13 @@ class Runner:
         try:
             for road, scenarios in roads.items():
                 controls = self._plan.congestion if road else self._plan.congestion[:1]
+                together: list[Scenario] = []
+                if self._plan.turns and road is None:
+                    together = [scenario for scenario in scenarios if not scenario.alone]
+                    scenarios = [scenario for scenario in scenarios if scenario.alone]
                 for number in range(1, self._plan.runs + 1):
+                    if together:
+                        self._in_turn(together, number)
                     for congestion in controls:
                         for peer in self._plan.peers:
                             if self._failures.get(peer.name, 0) < PATIENCE:
@@ -117,15 +135,12 @@ class Runner:
                 try:
                     self._batch(peer, road, congestion, left, number)
                 except Unavailable as reason:
-                    for scenario in left:
-                        row = {"skipped": str(reason)}
-                        self._emit(peer, scenario, number, congestion, row)
+                    self._none(peer, left, number, congestion, {"skipped": str(reason)})
                     if not isinstance(reason, NoNetwork):
                         self._failures[peer.name] = PATIENCE
                     return
                 except (Failed, OSError, subprocess.SubprocessError) as error:
-                    row = {"error": f"{type(error).__name__}: {error}"}
-                    self._emit(peer, left.pop(0), number, congestion, row)
+                    self._emit(peer, left.pop(0), number, congestion, _failure(error))
                     self._failures[peer.name] = self._failures.get(peer.name, 0) + 1
                     if self._failures[peer.name] >= PATIENCE:
                         return
@@ -149,6 +164,44 @@ class Runner:
                         return
         finally:
             network.close()
+
+    def _in_turn(self, scenarios: Sequence[Scenario], number: int) -> None:
+        """Start every peer; do each scenario with one after the other, as often as there are turns.
+
+        Every other turn goes the other way round, so that a drift falls on all alike.
+        """
+        congestion = self._plan.congestion[0]
+        with ExitStack() as stack:
+            self._turn.take()
+            up: dict[Peer, Running] = {}
+            for peer in self._plan.peers:
+                try:
+                    network = Network(None, congestion, private=self._plan.private)
+                    stack.callback(network.close)
+                    up[peer] = stack.enter_context(Running(peer, network))
+                except Unavailable as reason:
+                    self._none(peer, scenarios, number, congestion, {"skipped": str(reason)})
+                except (Failed, OSError, subprocess.SubprocessError) as error:
+                    self._none(peer, scenarios, number, congestion, _failure(error))
+            for turn in range(1, self._plan.turns + 1):
+                for scenario in scenarios:
+                    for peer in list(up)[:: 1 if turn % 2 else -1]:
+                        self._turn.take()
+                        try:
+                            row = scenario.measure(up[peer], self._plan.effort)
+                        except (Failed, OSError, subprocess.SubprocessError) as error:
+                            row = _failure(error)
+                        control = up[peer].network.congestion
+                        self._emit(peer, scenario, number, control, {"turn": turn, **row})
+                        if row.get("error"):
+                            del up[peer]
+
+    def _none(
+        self, peer: Peer, scenarios: Sequence[Scenario], number: int, congestion: str, row: Row
+    ) -> None:
+        """Emit a row without figures for every scenario."""
+        for scenario in scenarios:
+            self._emit(peer, scenario, number, congestion, row)
 
     def _commit(self, tree: Path) -> str:
         if tree not in self._commits:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import zipfile
 from pathlib import Path
@@ -19,15 +18,18 @@ BUILD_TIMEOUT = 900.0
 SOURCES = ("phantom/**/*.py", "twisted/plugins/*.py", "backend/*.py", "setup.*", "pyproject.toml")
 
 
-def compiled_tree() -> Path:
-    """Return a folder with the checkout's packages, compiled for the Python that runs this.
+def compiled_tree(python: str = sys.executable) -> Path:
+    """Return a folder with the checkout's packages, compiled for an interpreter.
 
     It is kept, under a name made from the sources.
+
+    Args:
+        python: The interpreter.  It needs no pip of its own, but its headers.
 
     Raises:
         Unavailable: It cannot be built; the message has the end of what was said.
     """
-    digest = hashlib.sha256(str(sysconfig.get_config_var("EXT_SUFFIX")).encode())
+    digest = hashlib.sha256(_suffix(python).encode())
     for path in sorted(path for pattern in SOURCES for path in ROOT.glob(pattern)):
         digest.update(path.read_bytes())
     folder = CACHE / "build" / f"phantom-{digest.hexdigest()[:12]}"
@@ -36,14 +38,25 @@ def compiled_tree() -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
         fresh = Path(place, "packages")
-        with zipfile.ZipFile(_build(Path(place))) as wheel:
+        with zipfile.ZipFile(_build(Path(place), python)) as wheel:
             wheel.extractall(fresh)
         fresh.rename(folder)
     return folder
 
 
-def _build(place: Path) -> Path:
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps"]
+def _suffix(python: str) -> str:
+    """Return what an interpreter has extensions' names end with, which tells its kind."""
+    ask = "import sys, sysconfig; print(sys.prefix, sysconfig.get_config_var('EXT_SUFFIX'))"
+    try:
+        done = subprocess.run([python, "-c", ask], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unavailable(f"{python} does not run: {error}") from None
+    return done.stdout
+
+
+def _build(place: Path, python: str) -> Path:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    pip += ["wheel", "--no-deps"]
     try:
         done = subprocess.run(
             [*pip, "--wheel-dir", str(place), str(ROOT)],

@@ -72,6 +72,31 @@ def test_a_tiny_run_through_everything(tmp_path: Path) -> None:
     assert "| phantom-raw |" in shown.stdout
 
 
+@pytest.mark.slow
+def test_peers_that_are_up_together_take_turns(tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("not installed: cc")
+    tiny = ["--secs", "0.1", "--streams", "20", "-n", "1", "--nice", "0", "--no-netns"]
+    output = tmp_path / "rows.jsonl"
+    asked = ["direct,phantom-raw,sb-anytls", "-s", "down1,churn,idle2k", "--turns", "2"]
+    done = run(tmp_path, "run", *asked, *tiny, "--base", "direct", "--out", str(output))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    order = [(row["turn"], row["scenario"], row["peer"]) for row in rows if "turn" in row]
+    assert order == [
+        (turn, scenario, peer)
+        for turn, peers in ((1, ("direct", "phantom-raw")), (2, ("phantom-raw", "direct")))
+        for scenario in ("down1", "churn")
+        for peer in peers
+    ]
+    assert not any(row.get("error") for row in rows), rows
+    # One that cannot be, and a scenario that wants its peer afresh.
+    assert sum("skipped" in row for row in rows) >= 2
+    assert {row["peer"] for row in rows if row["scenario"] == "idle2k"} >= {"phantom-raw"}
+    assert "conn/s x direct" in done.stdout
+    assert "medians of 2 turns in each of 1 run" in done.stdout
+
+
 def test_a_peer_that_is_not_here_is_skipped_visibly(tmp_path: Path) -> None:
     if shutil.which("cc") is None:
         pytest.skip("not installed: cc")
@@ -127,14 +152,34 @@ def test_help_is_given(command: tuple[str, ...], capsys: pytest.CaptureFixture[s
 
 
 def test_the_same_compiled_runs_beside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("benchmarks.cli.compiled_tree", lambda: tmp_path)
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "benchmarks.cli.compiled_tree", lambda python: asked.append(python) or tmp_path
+    )
     peers = peers_of(parser().parse_args(["run", "direct,phantom-raw", "--compiled"]))
     assert [peer.name for peer in peers] == ["direct", "phantom-raw", "phantom-raw@compiled"]
     assert peers[-1].tree == ROOT, "its commit is this checkout's"
+    assert asked == [sys.executable]
+
+
+def test_the_same_compiled_runs_by_other_interpreters(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("benchmarks.cli.compiled_tree", lambda python: tmp_path / Path(python).name)
+    other = f"other={sys.executable}"
+    peers = peers_of(parser().parse_args(["run", "phantom-raw", "--compiled", "--python", other]))
+    names = [
+        "phantom-raw",
+        "phantom-raw@other",
+        "phantom-raw@other-compiled",
+        "phantom-raw@compiled",
+    ]
+    assert [peer.name for peer in peers] == names
+    assert [peer.python for peer in peers] == [None, sys.executable, sys.executable, None]
 
 
 def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> Path:
+    def fail(_python: str) -> Path:
         raise Unavailable("there is no C compiler")
 
     monkeypatch.setattr("benchmarks.cli.compiled_tree", fail)

@@ -56,8 +56,29 @@ def test_the_median_of_the_runs_that_worked_is_shown() -> None:
 
 def test_ratios_are_to_the_base() -> None:
     [(_, [heading, a, b])] = report.tables(ROWS, "b")
-    assert heading[-1] == "x b"
+    assert heading[-1] == "CPU-s/GB x b"
     assert (a[-1], b[-1]) == ("0.67", "1.00")
+
+
+def test_where_peers_took_turns_each_turn_is_compared() -> None:
+    # The machine gets slower and slower; b always takes twice what a does, but for one turn.
+    rows = []
+    for turn, speed in enumerate((1.0, 2.0, 4.0, 8.0, 16.0), 1):
+        rows.append(row("a", 1, speed, turn=turn))
+        rows.append(row("b", 1, speed * (2 if turn != 3 else 2.2), turn=turn, gbps=4.0))
+    rows.append(row("b", 2, 1.0, turn=1))  # there is nothing to compare it with
+    [(_, [heading, a, b])] = report.tables(rows, "a")
+    assert heading[-2:] == ["CPU-s/GB x a", "Gbit/s x a"]
+    assert a[-2:] == ["1.00", "1.00"]
+    assert b[-2:] == ["2.00 +- 0.05", "0.50 +- 0.00"]
+    assert "medians of 5 turns in each of 2 runs" in report.caption(rows)
+
+
+def test_what_failed_in_a_turn_is_not_compared() -> None:
+    rows = [row("a", 1, 1.0, turn=1), row("b", 1, 9.0, turn=1, error="Failed: it fell over")]
+    [(_, [_, _, b])] = report.tables(rows, "a")
+    assert b[-2:] == ["-", "-"]
+    assert report.tables(rows, "nobody")[0][1][1][-1] == "-"
 
 
 def test_what_went_wrong_is_told() -> None:
