@@ -7,6 +7,7 @@ from twisted.python.failure import Failure
 from phantom.core.session import (
     BATCH,
     BATCH_RECORDS,
+    FULL_PAYLOAD,
     FULL_RECORD,
     HALF_BATCH,
     SMALL_RECORD,
@@ -30,13 +31,15 @@ NEAR = 0.001
 #: it lies in the peer's socket, where nothing overtakes it; less would have us wait for
 #: acknowledgements (three batches took 0.84 of the CPU time of four of half the size, two 0.98).
 NEAR_ROOM = 3 * BATCH
-#: And while a small stream finds more than this before it.  Batches and reads are half as large
-#: then, too.  What it gains and costs: doc/adr/0027.
-BESIDE_ROOM = BATCH
+#: And while a small stream finds more than this before it.  Less would have a sender wait for
+#: acknowledgements, which come every 256 KiB.  What it gains and costs: doc/adr/0027.
+BESIDE_ROOM = 6 * FULL_PAYLOAD
+#: Records in a batch then, and in a read: both ends deal with one at a time, and look up.
+BESIDE_RECORDS = 1
 #: Seconds after the last such one.
 BESIDE = 1.0
 #: Bytes in one read that say that much comes in: half of the least that a bulk read brings then.
-MUCH = HALF_BATCH // 2
+MUCH = BESIDE_RECORDS * FULL_PAYLOAD // 2
 #: Bytes of a record below which an acknowledgement joins it.  Where much comes in, that and a
 #: window update are due for every read; each record costs the receiver a tenth of its CPU time.
 WITH_ACK = 1024
@@ -78,7 +81,7 @@ class SendingSession(SessionBase):
         if link is None or not (sends or link.last_read >= MUCH):
             return
         if self._beside is None:
-            link.read_at_once(BATCH_RECORDS // 2)
+            link.read_at_once(BESIDE_RECORDS)
         if sends:
             self._log.room = BESIDE_ROOM
         self._beside = self._runtime.clock.seconds()
@@ -155,8 +158,10 @@ class SendingSession(SessionBase):
         send_log.frame_limit = limit - HEADER_SIZE
         if limit < FULL_RECORD:
             send_log.batch = send_log.frame_limit
+        elif not self._near:
+            send_log.batch = HALF_BATCH
         else:
-            send_log.batch = BATCH if self._near and self._beside is None else HALF_BATCH
+            send_log.batch = BATCH if self._beside is None else BESIDE_RECORDS * FULL_PAYLOAD
         return limit
 
     def _pace_due(self) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from support.tunnel import Joined, LengthPrefixed, sizes_written
 
-from phantom.core.session import BATCH, BATCH_RECORDS, HALF_BATCH
+from phantom.core.session import BATCH, BATCH_RECORDS, FULL_PAYLOAD, HALF_BATCH
 from phantom.core.window import DEFAULT_WINDOW
 from phantom.core.wire import MAX_RECORD_PLAINTEXT, FrameType, pack_frame
 from phantom.layer import bottom
 from phantom.tunnel.frame_receiver import DeadEnd
 from phantom.tunnel.mux import MuxLimits
-from phantom.tunnel.session_sending import BESIDE, BESIDE_ROOM, NEAR_ROOM
+from phantom.tunnel.session_sending import BESIDE, BESIDE_RECORDS, BESIDE_ROOM, NEAR_ROOM
 
 LIMIT = 4096
 
@@ -159,7 +159,8 @@ def test_less_is_under_way_while_somebody_types_beside_it() -> None:
     assert send_log.room == BESIDE_ROOM
     joined.run(BESIDE / 2)
     assert send_log.room == BESIDE_ROOM
-    assert send_log.batch == HALF_BATCH and joined.client_end.at_once == BATCH_RECORDS // 2
+    assert send_log.batch == BESIDE_RECORDS * FULL_PAYLOAD
+    assert joined.client_end.at_once == BESIDE_RECORDS
     joined.run(BESIDE)
     stream.write(b"z" * 1_000_000)
     joined.run(0.1)
@@ -178,20 +179,22 @@ def test_less_is_read_at_once_while_somebody_types_beside_what_comes_in() -> Non
     joined.open()
     joined.run(0.1)
     session, end, room = joined.session, joined.client_end, joined.session._log.room
-    bring(joined, 1)
     session.make_way()
     assert end.at_once == BATCH_RECORDS, "little comes in"
     bring(joined, 4)
     session.make_way()
-    assert end.at_once == BATCH_RECORDS // 2
+    assert end.at_once == BESIDE_RECORDS
     assert session._log.room == room, "nothing much is sent"
-    joined.run(BESIDE / 2)
-    acknowledged = session.acknowledged
-    joined.open()
-    joined.run(0.1)
-    assert session.acknowledged > acknowledged
-    assert end.at_once == BATCH_RECORDS // 2, "for a while"
-    joined.run(BESIDE)
+    for _ in range(3):  # as long as somebody types: what a read brings now is still much
+        joined.run(BESIDE / 2)
+        acknowledged = session.acknowledged
+        joined.open()
+        joined.run(0.1)
+        assert session.acknowledged > acknowledged
+        assert end.at_once == BESIDE_RECORDS, "for a while"
+        bring(joined, BESIDE_RECORDS)
+        session.make_way()
+    joined.run(2 * BESIDE)
     joined.open()
     joined.run(0.1)
     assert end.at_once == BATCH_RECORDS
