@@ -19,6 +19,7 @@ from phantom.core.queue_drain import QueueDrain
 from phantom.core.unsent import MOST_UNSENT, NEAR, UnsentBound
 from phantom.fast.gathering import gather
 from phantom.fast.local import congestion_of, is_loopback, set_congestion, spare_pacing
+from phantom.fast.room import give_room
 from phantom.fast.tcp_info import LINUX, ConnectionState, read_state
 from phantom.layer import bottom
 from phantom.runtime import Runtime
@@ -112,7 +113,7 @@ class LinkSockets:
             set_congestion(handle, self._congestion)
         if self._big_buffers is not None:
             _set(handle, socket.SOL_SOCKET, self._big_buffers, SEND_BUFFER // 2)
-        _grow_receive_buffer(handle)
+        give_room(handle, RECEIVE_BUFFER)
         if read_state(handle) is not None:
             transport.link_gauge = LinkGauge(self._runtime, transport)
         gather(self._runtime.clock, transport)
@@ -268,17 +269,6 @@ def _big_send_buffers() -> int | None:
             if trial.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) > automatic:
                 return option
     return None
-
-
-def _grow_receive_buffer(handle: socket.socket) -> None:
-    """Make the receive buffer large from the start, and leave the kernel to size it further.
-
-    SO_RCVBUF would fix it; asking to be woken only by so much data makes room for that much,
-    and goes on growing (Linux 4.20, tcp_set_rcvlowat).
-    """
-    if LINUX:
-        _set(handle, socket.SOL_SOCKET, socket.SO_RCVLOWAT, RECEIVE_BUFFER)
-        _set(handle, socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
 
 def _peer_of(handle: socket.socket) -> object:

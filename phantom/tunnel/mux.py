@@ -41,6 +41,7 @@ from phantom.errors import (
     StreamError,
 )
 from phantom.fast.gathering import gather
+from phantom.fast.room import give_room
 from phantom.fast.sockets import QuickConnection
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
@@ -55,10 +56,14 @@ if TYPE_CHECKING:
 
 log = make_logger()
 
-#: What a stream puts into the log at a time when several wait: two records, 128 KiB, half of what
-#: one may that is alone, or a quarter if the peer is near.  One record costs 3 % more CPU time with
-#: 16 streams, four let a late stream wait longer.
-SHARED_QUANTUM = 2 * FULL_PAYLOAD
+#: The part of a batch that a stream puts into the log at a time when several wait: four records
+#: towards a peer that is near, two otherwise.  With one or two towards a near one 16 streams cost
+#: more CPU time (doc/adr/0020-the-fast-path.md), with more a late stream waits longer.
+SHARED_PART = 2
+#: Bytes the kernel keeps of a source that brings much: one batch.  Linux sizes the buffer by what
+#: its reader takes in a round trip; where that is microseconds, and others have their turn between,
+#: it stays at 93 KiB, which is then all that a read brings (doc/adr/0020-the-fast-path.md).
+SOURCE_ROOM = 512 * 1024
 #: Opens and other control frames a peer may send at once and a second.  A saturated
 #: 2-core machine opens about 5,000 streams a second with four control frames each.
 CONTROL_BURST = 80_000
@@ -201,7 +206,9 @@ class MultiplexerProtocol:
             stream.queued = False
             # What lies in the log is not overtaken, so of a slow link's batch less likewise.
             batch = send_log.batch
-            stream.emit(send_log, min(batch, SHARED_QUANTUM) if scheduler.waiting else batch)
+            if scheduler.waiting and batch > FULL_PAYLOAD:
+                batch //= SHARED_PART
+            stream.emit(send_log, batch)
             if not stream.queued and stream.ready:
                 self.activate(stream)
 
@@ -435,9 +442,11 @@ class MultiplexerProtocol:
             payload = encode_open_reply(outcome, credit)
             self.session.send(FrameType.OPEN_REPLY, stream.stream_id, payload)
 
-    def spare_reads(self, source: QuickConnection) -> None:
-        """Let a source that brings much be read less often, if it is far away."""
-        gather(self._runtime.clock, source)
+    def much_comes(self, source: QuickConnection) -> None:
+        """Have a source that brings much bring more at a time, or less often if it is far away."""
+        if source.connected:  # what it brought may have ended it
+            give_room(source.getHandle(), SOURCE_ROOM)
+            gather(self._runtime.clock, source)
 
     def later(self, call: Callable[[], object]) -> None:
         """Call at the end of the reactor's turn."""

@@ -18,8 +18,8 @@ from phantom.tunnel.stream_base import DONE, StreamBase
 #: two of Twisted's 64 KiB reads, so that a bulk stream always has a record's worth waiting,
 #: and no more.  A crowd of streams has less each (`MultiplexerProtocol.high_water`).
 HIGH_WATER = 128 * 1024
-#: Bytes from which on it is looked whether a source is far away: most connections never bring so
-#: many, and it takes a call of the system.
+#: Bytes from which on a source brings much (`MultiplexerProtocol.much_comes`): most connections
+#: never bring so many, and it takes calls of the system.
 BULK = 256 * 1024
 
 _UNDECIDED = frozenset({State.OPENING, State.OPENING_HALF})
@@ -123,11 +123,8 @@ class SendingStream(StreamBase):
             session.flush()
         elif not session.flush_due:
             session.wake()
-        if connection.gatherer is not None:
-            if size < limit:  # otherwise there is more already
-                connection.gatherer.read(size)
-        elif self.sent > BULK:
-            self._mux.spare_reads(connection)
+        if connection.gatherer is not None and size < limit:  # otherwise there is more already
+            connection.gatherer.read(size)
         return None
 
     def _read_limit(self, limit: int) -> int:
@@ -147,6 +144,8 @@ class SendingStream(StreamBase):
         self.sent += size
         # What fills its room is bulk, however small that is on a slow link.
         self.last_read = size if size < limit else max(size, FULL_PAYLOAD // 2)
+        if connection.gatherer is None and self.sent > BULK:
+            self._mux.much_comes(connection)
         return size
 
     def _release_source(self) -> None:

@@ -10,6 +10,7 @@ from support.tunnel import Joined, Puller, Recorder, sizes_written
 
 from phantom.core.session import BATCH, FULL_PAYLOAD, SMALL_RECORD
 from phantom.fast.gathering import Unhurried
+from phantom.tunnel.mux import SOURCE_ROOM
 from phantom.tunnel.stream import Stream
 from phantom.tunnel.stream_sending import BULK
 
@@ -109,6 +110,10 @@ class Bulk(Source):
     """Brings as much as there is room for."""
 
     gatherer: Any = None
+    connected = True
+
+    def getHandle(self) -> Any:
+        return self
 
     def read_into(self, buffers: Any) -> int:
         return sum(map(len, buffers))
@@ -116,8 +121,11 @@ class Bulk(Source):
 
 @replaces
 @pytest.mark.parametrize("far", [False, True])
-def test_a_source_of_bulk_from_far_away_is_told_of_its_reads(monkeypatch: Any, far: bool) -> None:
+def test_a_source_of_bulk_has_room_and_is_told_of_its_reads_if_it_is_far_away(
+    monkeypatch: Any, far: bool
+) -> None:
     told: list[int] = []
+    rooms: list[int] = []
 
     class Gatherer:
         def read(self, size: int) -> None:
@@ -127,6 +135,7 @@ def test_a_source_of_bulk_from_far_away_is_told_of_its_reads(monkeypatch: Any, f
         connection.gatherer = Gatherer() if far else Unhurried()
 
     monkeypatch.setattr("phantom.tunnel.mux.gather", gather)
+    monkeypatch.setattr("phantom.tunnel.mux.give_room", lambda _handle, size: rooms.append(size))
     source: Any = Bulk()
     joined, stream = sourced(source)
     while source.gatherer is None:
@@ -142,6 +151,22 @@ def test_a_source_of_bulk_from_far_away_is_told_of_its_reads(monkeypatch: Any, f
     stream.read_from(source)
     joined.run()
     assert told == ([1000] if far else [])
+    assert rooms == [SOURCE_ROOM], "once"
+
+
+@replaces
+def test_bulk_that_waited_for_its_turn_has_room_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several sources hardly one is ever read when the reactor says that it is readable."""
+    rooms: list[int] = []
+    monkeypatch.setattr("phantom.tunnel.mux.gather", lambda _clock, _connection: None)
+    monkeypatch.setattr("phantom.tunnel.mux.give_room", lambda _handle, size: rooms.append(size))
+    source: Any = Bulk()
+    joined, stream = sourced(source)
+    stream.sent = BULK
+    stream.credit = 1 << 20
+    stream._parked = True
+    stream.emit(joined.session._log, FULL_PAYLOAD)
+    assert rooms == [SOURCE_ROOM]
 
 
 @pytest.mark.parametrize("records", [1, 2, 4])
