@@ -210,7 +210,8 @@ class Summary:
     Attributes:
         runs: How many runs have figures.
         values: The figures of each field, in the order of the runs.
-        turns: The figures of each turn, by run and turn, where peers took turns.
+        turns: The figures of each turn, by when the peers were started and turn, where they
+            took turns.
         trouble: Why there are none, or what went wrong in one.
         kind: Which columns show it.
     """
@@ -219,7 +220,7 @@ class Summary:
     values: dict[str, list[float]]
     trouble: str
     kind: str
-    turns: dict[tuple[int, int], Row]
+    turns: dict[tuple[float, int], Row]
 
     def median(self, field: str) -> float | None:
         """Return the median of a field, or None if no run has it."""
@@ -261,7 +262,7 @@ def _summary(rows: Sequence[Row]) -> Summary:
             trouble = f"skipped: {row['skipped']}"
         elif row.get("error"):
             trouble = f"failed: {row['error']}"
-    turns = {(row["run"], row["turn"]): row for row in good if "turn" in row}
+    turns = {(row["together"], row["turn"]): row for row in good if "turn" in row}
     return Summary(len(good), values, trouble, rows[0].get("kind", "bulk"), turns)
 
 
@@ -273,7 +274,8 @@ _MEDIAN_SCATTER = math.sqrt(math.pi / 2)
 def _compared(summary: Summary, base: Summary | None, field: str) -> str:
     """Return the ratio of a field to the base's: of the medians, or the median of the turns' own.
 
-    The latter has its standard error behind it, from four turns on.
+    The latter has its standard error behind it, from four turns on.  It is that of turns of the
+    same processes; others, started anew, may differ by more.
     """
     own = summary.median(field)
     reference = base.median(field) if base is not None else None
@@ -285,7 +287,7 @@ def _compared(summary: Summary, base: Summary | None, field: str) -> str:
         if field in row and base.turns.get(turn, {}).get(field)
     ]
     if not ratios:
-        return f"{own / reference:.2f}"
+        return "-" if summary.turns or base.turns else f"{own / reference:.2f}"
     ratio = f"{statistics.median(ratios):.2f}"
     if len(ratios) < 4 or summary is base:
         return ratio

@@ -171,18 +171,25 @@ class Runner:
         Every other turn goes the other way round, so that a drift falls on all alike.
         """
         congestion = self._plan.congestion[0]
-        with ExitStack() as stack:
+        together = round(time.time(), 3)
+        with ExitStack() as all_of_them:
             self._turn.take()
             up: dict[Peer, Running] = {}
+            ends: dict[Peer, ExitStack] = {}
             for peer in self._plan.peers:
+                if self._failures.get(peer.name, 0) >= PATIENCE:
+                    continue
+                ends[peer] = all_of_them.enter_context(ExitStack())
                 try:
                     network = Network(None, congestion, private=self._plan.private)
-                    stack.callback(network.close)
-                    up[peer] = stack.enter_context(Running(peer, network))
+                    ends[peer].callback(network.close)
+                    up[peer] = ends[peer].enter_context(Running(peer, network))
                 except Unavailable as reason:
                     self._none(peer, scenarios, number, congestion, {"skipped": str(reason)})
+                    self._failures[peer.name] = PATIENCE
                 except (Failed, OSError, subprocess.SubprocessError) as error:
                     self._none(peer, scenarios, number, congestion, _failure(error))
+                    self._failures[peer.name] = self._failures.get(peer.name, 0) + 1
             for turn in range(1, self._plan.turns + 1):
                 for scenario in scenarios:
                     for peer in list(up)[:: 1 if turn % 2 else -1]:
@@ -192,8 +199,11 @@ class Runner:
                         except (Failed, OSError, subprocess.SubprocessError) as error:
                             row = _failure(error)
                         control = up[peer].network.congestion
-                        self._emit(peer, scenario, number, control, {"turn": turn, **row})
+                        place = {"together": together, "turn": turn}
+                        self._emit(peer, scenario, number, control, {**place, **row})
                         if row.get("error"):
+                            # It shall not take from the others what it does not give.
+                            ends[peer].close()
                             del up[peer]
 
     def _none(

@@ -32,7 +32,7 @@ BATCH_RECORDS = 8
 #: Bytes of data in them.
 BATCH = BATCH_RECORDS * FULL_PAYLOAD
 #: The same towards a peer that is far, whose kernel lets a part go and has the rest wait where
-#: nothing overtakes it, and while somebody types beside it.
+#: nothing overtakes it.
 HALF_BATCH = BATCH // 2
 #: Most frames one session keeps unacknowledged; bounds what tiny frames cost beyond bytes.
 MAX_RETAINED_FRAMES = 65_536

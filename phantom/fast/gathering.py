@@ -112,15 +112,19 @@ class Unhurried:
 _UNHURRIED = Unhurried()
 
 
-def gather(clock: IReactorTime, connection: Any) -> None:
+def gather(clock: IReactorTime, connection: Any) -> bool:
     """Give a connection a `Gatherer`, if its peer is far away as far as the kernel knows.
 
     Args:
         clock: Timers.
         connection: A TCP transport; one that is not quick has no use for it.
+
+    Returns:
+        Whether it is known to be near.
     """
     if not connection.connected:
-        return  # what it brought may have ended it, and its socket is gone
+        return False  # what it brought may have ended it, and its socket is gone
     state = read_state(connection.getHandle())
     far = state is not None and state.least_round_trip >= FAR
     connection.gatherer = Gatherer(clock, connection) if far else _UNHURRIED
+    return state is not None and not far

@@ -18,8 +18,8 @@ def give_room(handle: socket.socket, size: int) -> None:
     """Have the kernel keep so many bytes, or more, for a socket that is not being read.
 
     Args:
-        handle: A TCP socket; with others, and on other systems, nothing happens.
-        size: Bytes.
+        handle: A TCP socket; with others, and on other systems, no room is made.
+        size: Bytes.  The kernel sets aside twice as much, for its own bookkeeping.
     """
     if LINUX:
         with contextlib.suppress(OSError):  # no TCP, or its connection is gone

@@ -60,10 +60,16 @@ log = make_logger()
 #: towards a peer that is near, two otherwise.  With one or two towards a near one 16 streams cost
 #: more CPU time (doc/adr/0020-the-fast-path.md), with more a late stream waits longer.
 SHARED_PART = 2
-#: Bytes the kernel keeps of a source that brings much: one batch.  Linux sizes the buffer by what
-#: its reader takes in a round trip; where that is microseconds, and others have their turn between,
-#: it stays at 93 KiB, which is then all that a read brings (doc/adr/0020-the-fast-path.md).
+#: Bytes the kernel is to keep of a source that is near and brings much: one batch.  Linux sizes
+#: the buffer by what its reader takes in a round trip; where that is microseconds, and others have
+#: their turn between, it stays at 93 KiB, which is then all that a read brings (doc/adr/0020).
+#: What it really takes for that is twice as much.
 SOURCE_ROOM = 512 * 1024
+#: ... and of those of one session together: 16 sources have one each, of a crowd nobody has more
+#: than by itself, so that who stops reading everything holds little more of the machine's memory.
+SOURCES_ROOM = 8 * 1024 * 1024
+#: Less than this is no more than what the kernel keeps anyway.
+LEAST_SOURCE_ROOM = 128 * 1024
 #: Opens and other control frames a peer may send at once and a second.  A saturated
 #: 2-core machine opens about 5,000 streams a second with four control frames each.
 CONTROL_BURST = 80_000
@@ -444,9 +450,10 @@ class MultiplexerProtocol:
 
     def much_comes(self, source: QuickConnection) -> None:
         """Have a source that brings much bring more at a time, or less often if it is far away."""
-        if source.connected:  # what it brought may have ended it
-            give_room(source.getHandle(), SOURCE_ROOM)
-            gather(self._runtime.clock, source)
+        near = gather(self._runtime.clock, source)
+        room = min(SOURCE_ROOM, SOURCES_ROOM // max(1, len(self.streams)))
+        if near and room >= LEAST_SOURCE_ROOM:
+            give_room(source.getHandle(), room)
 
     def later(self, call: Callable[[], object]) -> None:
         """Call at the end of the reactor's turn."""

@@ -36,6 +36,9 @@ NEAR_ROOM = 3 * BATCH
 BESIDE_ROOM = 6 * FULL_PAYLOAD
 #: Records in a batch then, and in a read: both ends deal with one at a time, and look up.
 BESIDE_RECORDS = 1
+#: And in a read of what comes from a peer that is far: less would have the link wait a millisecond
+#: for more after every read (`phantom.fast.gathering.PLENTY`).
+FAR_BESIDE_RECORDS = BATCH_RECORDS // 2
 #: Seconds after the last such one.
 BESIDE = 1.0
 #: Bytes in one read that say that much comes in: half of the least that a bulk read brings then.
@@ -81,7 +84,9 @@ class SendingSession(SessionBase):
         if link is None or not (sends or link.last_read >= MUCH):
             return
         if self._beside is None:
-            link.read_at_once(BESIDE_RECORDS)
+            least = link.least_round_trip
+            near = least is not None and least < NEAR
+            link.read_at_once(BESIDE_RECORDS if near else FAR_BESIDE_RECORDS)
         if sends:
             self._log.room = BESIDE_ROOM
         self._beside = self._runtime.clock.seconds()

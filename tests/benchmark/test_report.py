@@ -64,10 +64,14 @@ def test_where_peers_took_turns_each_turn_is_compared() -> None:
     # The machine gets slower and slower; b always takes twice what a does, but for one turn.
     rows = []
     for turn, speed in enumerate((1.0, 2.0, 4.0, 8.0, 16.0), 1):
-        rows.append(row("a", 1, speed, turn=turn))
-        rows.append(row("b", 1, speed * (2 if turn != 3 else 2.2), turn=turn, gbps=4.0))
-    rows.append(row("b", 2, 1.0, turn=1))  # there is nothing to compare it with
-    [(_, [heading, a, b])] = report.tables(rows, "a")
+        rows.append(row("a", 1, speed, turn=turn, together=1.5))
+        cpu = speed * (2 if turn != 3 else 2.2)
+        rows.append(row("b", 1, cpu, turn=turn, together=1.5, gbps=4.0))
+    # On another day, without anything to compare it with.
+    rows.append(row("b", 2, 1.0, turn=1, together=9.5))
+    rows.append(row("c", 2, 1.0, turn=1, together=9.5))
+    [(_, [heading, a, b, c])] = report.tables(rows, "a")
+    assert c[-2:] == ["-", "-"]
     assert heading[-2:] == ["CPU-s/GB x a", "Gbit/s x a"]
     assert a[-2:] == ["1.00", "1.00"]
     assert b[-2:] == ["2.00 +- 0.05", "0.50 +- 0.00"]
@@ -75,7 +79,8 @@ def test_where_peers_took_turns_each_turn_is_compared() -> None:
 
 
 def test_what_failed_in_a_turn_is_not_compared() -> None:
-    rows = [row("a", 1, 1.0, turn=1), row("b", 1, 9.0, turn=1, error="Failed: it fell over")]
+    fallen = row("b", 1, 9.0, turn=1, together=1.5, error="Failed: it fell over")
+    rows = [row("a", 1, 1.0, turn=1, together=1.5), fallen]
     [(_, [_, _, b])] = report.tables(rows, "a")
     assert b[-2:] == ["-", "-"]
     assert report.tables(rows, "nobody")[0][1][1][-1] == "-"

@@ -8,9 +8,9 @@ import pytest
 from support.compiled import replaces
 from support.tunnel import Joined, Puller, Recorder, sizes_written
 
-from phantom.core.session import BATCH, FULL_PAYLOAD, SMALL_RECORD
+from phantom.core.session import BATCH, FULL_PAYLOAD, HALF_BATCH, SMALL_RECORD
 from phantom.fast.gathering import Unhurried
-from phantom.tunnel.mux import SOURCE_ROOM
+from phantom.tunnel.mux import SOURCE_ROOM, SOURCES_ROOM
 from phantom.tunnel.stream import Stream
 from phantom.tunnel.stream_sending import BULK
 
@@ -121,7 +121,7 @@ class Bulk(Source):
 
 @replaces
 @pytest.mark.parametrize("far", [False, True])
-def test_a_source_of_bulk_has_room_and_is_told_of_its_reads_if_it_is_far_away(
+def test_a_source_of_bulk_is_told_of_its_reads_if_it_is_far_away_and_else_has_room(
     monkeypatch: Any, far: bool
 ) -> None:
     told: list[int] = []
@@ -131,8 +131,9 @@ def test_a_source_of_bulk_has_room_and_is_told_of_its_reads_if_it_is_far_away(
         def read(self, size: int) -> None:
             told.append(size)
 
-    def gather(_clock: Any, connection: Any) -> None:
+    def gather(_clock: Any, connection: Any) -> bool:
         connection.gatherer = Gatherer() if far else Unhurried()
+        return not far
 
     monkeypatch.setattr("phantom.tunnel.mux.gather", gather)
     monkeypatch.setattr("phantom.tunnel.mux.give_room", lambda _handle, size: rooms.append(size))
@@ -151,22 +152,58 @@ def test_a_source_of_bulk_has_room_and_is_told_of_its_reads_if_it_is_far_away(
     stream.read_from(source)
     joined.run()
     assert told == ([1000] if far else [])
-    assert rooms == [SOURCE_ROOM], "once"
+    assert rooms == ([] if far else [SOURCE_ROOM]), "once"
 
 
 @replaces
-def test_bulk_that_waited_for_its_turn_has_room_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("streams", "room"),
+    [(1, SOURCE_ROOM), (16, SOURCE_ROOM), (17, SOURCES_ROOM // 17), (64, 128 * 1024), (65, None)],
+)
+def test_bulk_that_waited_for_its_turn_has_room_too(
+    monkeypatch: pytest.MonkeyPatch, streams: int, room: int | None
+) -> None:
     """Of several sources hardly one is ever read when the reactor says that it is readable."""
     rooms: list[int] = []
-    monkeypatch.setattr("phantom.tunnel.mux.gather", lambda _clock, _connection: None)
+    monkeypatch.setattr("phantom.tunnel.mux.gather", lambda _clock, _connection: True)
     monkeypatch.setattr("phantom.tunnel.mux.give_room", lambda _handle, size: rooms.append(size))
     source: Any = Bulk()
     joined, stream = sourced(source)
+    joined.mux.streams |= {-number: stream for number in range(1, streams)}
     stream.sent = BULK
     stream.credit = 1 << 20
     stream._parked = True
     stream.emit(joined.session._log, FULL_PAYLOAD)
-    assert rooms == [SOURCE_ROOM]
+    assert rooms == ([] if room is None else [room])
+
+
+@pytest.mark.parametrize(
+    ("batch", "most"), [(BATCH, 4), (HALF_BATCH, 2), (FULL_PAYLOAD, 1), (1000, 0)]
+)
+def test_each_of_several_sources_has_half_a_batch_at_its_turn(
+    monkeypatch: pytest.MonkeyPatch, batch: int, most: int
+) -> None:
+    sources: list[Any] = [Bulk(), Bulk()]
+    joined, first = sourced(sources[0])
+    second, _ = joined.open()
+    joined.run()
+    second.registerProducer(sources[1], True)
+    second.use_source(sources[1])
+    send_log = joined.session._log
+    send_log.batch = batch
+    for stream, source in zip((first, second), sources, strict=True):
+        source.connected = False
+        stream.credit = 1 << 24
+        stream.last_read = FULL_PAYLOAD
+        stream._parked = True
+        joined.mux.activate(stream)
+    sizes: list[int] = []
+    for source in sources:
+        monkeypatch.setattr(
+            source, "read_into", lambda room: sizes.append(sum(map(len, room))) or sizes[-1]
+        )
+    joined.mux.produce(send_log)
+    assert sizes[0] == (most * FULL_PAYLOAD or batch)
 
 
 @pytest.mark.parametrize("records", [1, 2, 4])

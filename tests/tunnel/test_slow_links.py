@@ -10,10 +10,18 @@ from support.tunnel import Joined, LengthPrefixed, sizes_written
 from phantom.core.session import BATCH, BATCH_RECORDS, FULL_PAYLOAD, HALF_BATCH
 from phantom.core.window import DEFAULT_WINDOW
 from phantom.core.wire import MAX_RECORD_PLAINTEXT, FrameType, pack_frame
+from phantom.fast.gathering import PLENTY
+from phantom.fast.sockets import READ_SIZE
 from phantom.layer import bottom
 from phantom.tunnel.frame_receiver import DeadEnd
 from phantom.tunnel.mux import MuxLimits
-from phantom.tunnel.session_sending import BESIDE, BESIDE_RECORDS, BESIDE_ROOM, NEAR_ROOM
+from phantom.tunnel.session_sending import (
+    BESIDE,
+    BESIDE_RECORDS,
+    BESIDE_ROOM,
+    FAR_BESIDE_RECORDS,
+    NEAR_ROOM,
+)
 
 LIMIT = 4096
 
@@ -174,8 +182,15 @@ def bring(joined: Joined, records: int) -> None:
     joined.client_end.dataReceived((len(record).to_bytes(4, "big") + record) * records)
 
 
-def test_less_is_read_at_once_while_somebody_types_beside_what_comes_in() -> None:
+@pytest.mark.parametrize(
+    ("round_trip", "records"), [(0.0002, BESIDE_RECORDS), (0.02, FAR_BESIDE_RECORDS)]
+)
+def test_less_is_read_at_once_while_somebody_types_beside_what_comes_in(
+    round_trip: float, records: int
+) -> None:
+    """From far away as much as needs no waiting for more."""
     joined = Joined()
+    gauged(joined, Gauge(MAX_RECORD_PLAINTEXT, round_trip))
     joined.open()
     joined.run(0.1)
     session, end, room = joined.session, joined.client_end, joined.session._log.room
@@ -183,7 +198,7 @@ def test_less_is_read_at_once_while_somebody_types_beside_what_comes_in() -> Non
     assert end.at_once == BATCH_RECORDS, "little comes in"
     bring(joined, 4)
     session.make_way()
-    assert end.at_once == BESIDE_RECORDS
+    assert end.at_once == records
     assert session._log.room == room, "nothing much is sent"
     for _ in range(3):  # as long as somebody types: what a read brings now is still much
         joined.run(BESIDE / 2)
@@ -191,13 +206,18 @@ def test_less_is_read_at_once_while_somebody_types_beside_what_comes_in() -> Non
         joined.open()
         joined.run(0.1)
         assert session.acknowledged > acknowledged
-        assert end.at_once == BESIDE_RECORDS, "for a while"
-        bring(joined, BESIDE_RECORDS)
+        assert end.at_once == records, "for a while"
+        bring(joined, records)
         session.make_way()
     joined.run(2 * BESIDE)
     joined.open()
     joined.run(0.1)
     assert end.at_once == BATCH_RECORDS
+
+
+def test_a_read_from_far_away_beside_which_somebody_types_is_not_waited_after() -> None:
+    """As the link's gatherer would, after each: 500 Mbit/s would be all that it carries."""
+    assert FAR_BESIDE_RECORDS * READ_SIZE // BATCH_RECORDS > PLENTY
 
 
 def test_batches_to_a_peer_that_is_far_are_half_as_large() -> None:
