@@ -45,3 +45,12 @@ def compiled(name: str) -> Path:
     subprocess.run([compiler, *flags, "-o", str(fresh), *files, "-lm"], check=True)
     fresh.replace(program)
     return program
+
+
+def answer_of(python: str, question: str) -> str:
+    """Return what a program of a line prints with an interpreter, "" if it does not run."""
+    try:
+        done = subprocess.run([python, "-c", question], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

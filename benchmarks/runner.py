@@ -110,7 +110,7 @@ class Runner:
                         self._in_turn(together, number)
                     for congestion in controls:
                         for peer in self._plan.peers:
-                            if self._failures.get(peer.name, 0) < PATIENCE:
+                            if not self._gave_up(peer):
                                 self._peer(peer, road, congestion, scenarios, number)
         finally:
             self._turn.drop()
@@ -135,14 +135,11 @@ class Runner:
                 try:
                     self._batch(peer, road, congestion, left, number)
                 except Unavailable as reason:
-                    self._none(peer, left, number, congestion, {"skipped": str(reason)})
-                    if not isinstance(reason, NoNetwork):
-                        self._failures[peer.name] = PATIENCE
+                    self._unavailable(peer, left, number, congestion, reason)
                     return
                 except (Failed, OSError, subprocess.SubprocessError) as error:
-                    self._emit(peer, left.pop(0), number, congestion, _failure(error))
-                    self._failures[peer.name] = self._failures.get(peer.name, 0) + 1
-                    if self._failures[peer.name] >= PATIENCE:
+                    self._failed(peer, [left.pop(0)], number, congestion, error)
+                    if self._gave_up(peer):
                         return
 
     def _batch(
@@ -177,7 +174,7 @@ class Runner:
             up: dict[Peer, Running] = {}
             ends: dict[Peer, ExitStack] = {}
             for peer in self._plan.peers:
-                if self._failures.get(peer.name, 0) >= PATIENCE:
+                if self._gave_up(peer):
                     continue
                 ends[peer] = all_of_them.enter_context(ExitStack())
                 try:
@@ -185,11 +182,9 @@ class Runner:
                     ends[peer].callback(network.close)
                     up[peer] = ends[peer].enter_context(Running(peer, network))
                 except Unavailable as reason:
-                    self._none(peer, scenarios, number, congestion, {"skipped": str(reason)})
-                    self._failures[peer.name] = PATIENCE
+                    self._unavailable(peer, scenarios, number, congestion, reason)
                 except (Failed, OSError, subprocess.SubprocessError) as error:
-                    self._none(peer, scenarios, number, congestion, _failure(error))
-                    self._failures[peer.name] = self._failures.get(peer.name, 0) + 1
+                    self._failed(peer, scenarios, number, congestion, error)
             for turn in range(1, self._plan.turns + 1):
                 for scenario in scenarios:
                     for peer in list(up)[:: 1 if turn % 2 else -1]:
@@ -206,12 +201,35 @@ class Runner:
                             ends[peer].close()
                             del up[peer]
 
-    def _none(
-        self, peer: Peer, scenarios: Sequence[Scenario], number: int, congestion: str, row: Row
+    def _unavailable(
+        self,
+        peer: Peer,
+        scenarios: Sequence[Scenario],
+        number: int,
+        congestion: str,
+        reason: Unavailable,
     ) -> None:
-        """Emit a row without figures for every scenario."""
+        """Skip scenarios; without a network those of another road may go, without the peer none."""
         for scenario in scenarios:
-            self._emit(peer, scenario, number, congestion, row)
+            self._emit(peer, scenario, number, congestion, {"skipped": str(reason)})
+        if not isinstance(reason, NoNetwork):
+            self._failures[peer.name] = PATIENCE
+
+    def _failed(
+        self,
+        peer: Peer,
+        scenarios: Sequence[Scenario],
+        number: int,
+        congestion: str,
+        error: Exception,
+    ) -> None:
+        """Note one failure, for every scenario that it took."""
+        for scenario in scenarios:
+            self._emit(peer, scenario, number, congestion, _failure(error))
+        self._failures[peer.name] = self._failures.get(peer.name, 0) + 1
+
+    def _gave_up(self, peer: Peer) -> bool:
+        return self._failures.get(peer.name, 0) >= PATIENCE
 
     def _commit(self, tree: Path) -> str:
         if tree not in self._commits:

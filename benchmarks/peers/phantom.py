@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from benchmarks.peers.base import NAME, Commands, Peer, Place
-from benchmarks.programs import ROOT, Unavailable
+from benchmarks.programs import ROOT, Unavailable, answer_of
 
 TWISTD = "from twisted.scripts.twistd import run; run()"
 
@@ -216,12 +216,7 @@ def with_settings(text: str) -> Peer:
 @functools.cache
 def version_of(python: str) -> str:
     """Return the version of an interpreter, "unknown" if it does not say."""
-    ask = "import platform; print(platform.python_version())"
-    try:
-        done = subprocess.run([python, "-c", ask], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+    return answer_of(python, "import platform; print(platform.python_version())") or "unknown"
 
 
 def commit(tree: Path = ROOT) -> str:

@@ -10,12 +10,15 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from benchmarks.programs import CACHE, ROOT, Unavailable
+from benchmarks.programs import CACHE, ROOT, Unavailable, answer_of
 
 #: Seconds that building may take: half a minute here, and what is downloaded for it.
 BUILD_TIMEOUT = 900.0
 #: What decides what is built.
 SOURCES = ("phantom/**/*.py", "twisted/plugins/*.py", "backend/*.py", "setup.*", "pyproject.toml")
+
+#: What asks an interpreter for that which tells it from others that need another build.
+KIND = "import sys, sysconfig; print(sys.prefix, sysconfig.get_config_var('EXT_SUFFIX'))"
 
 
 def compiled_tree(python: str = sys.executable) -> Path:
@@ -29,7 +32,7 @@ def compiled_tree(python: str = sys.executable) -> Path:
     Raises:
         Unavailable: It cannot be built; the message has the end of what was said.
     """
-    digest = hashlib.sha256(_suffix(python).encode())
+    digest = hashlib.sha256(answer_of(python, KIND).encode())
     for path in sorted(path for pattern in SOURCES for path in ROOT.glob(pattern)):
         digest.update(path.read_bytes())
     folder = CACHE / "build" / f"phantom-{digest.hexdigest()[:12]}"
@@ -42,16 +45,6 @@ def compiled_tree(python: str = sys.executable) -> Path:
             wheel.extractall(fresh)
         fresh.rename(folder)
     return folder
-
-
-def _suffix(python: str) -> str:
-    """Return what an interpreter has extensions' names end with, which tells its kind."""
-    ask = "import sys, sysconfig; print(sys.prefix, sysconfig.get_config_var('EXT_SUFFIX'))"
-    try:
-        done = subprocess.run([python, "-c", ask], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise Unavailable(f"{python} does not run: {error}") from None
-    return done.stdout
 
 
 def _build(place: Path, python: str) -> Path:

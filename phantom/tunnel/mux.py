@@ -65,8 +65,9 @@ SHARED_PART = 2
 #: their turn between, it stays at 93 KiB, which is then all that a read brings (doc/adr/0020).
 #: What it really takes for that is twice as much.
 SOURCE_ROOM = 512 * 1024
-#: ... and of those of one session together: 16 sources have one each, of a crowd nobody has more
-#: than by itself, so that who stops reading everything holds little more of the machine's memory.
+#: ... and of those of one session that come together: 16 sources have one each, of a crowd nobody
+#: has more than by itself, so that who stops reading everything holds little more of the machine's
+#: memory (64 that come one by one, each with its share of then, have 19 MiB, which is the most).
 SOURCES_ROOM = 8 * 1024 * 1024
 #: Less than this is no more than what the kernel keeps anyway.
 LEAST_SOURCE_ROOM = 128 * 1024

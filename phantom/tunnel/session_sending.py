@@ -84,9 +84,7 @@ class SendingSession(SessionBase):
         if link is None or not (sends or link.last_read >= MUCH):
             return
         if self._beside is None:
-            least = link.least_round_trip
-            near = least is not None and least < NEAR
-            link.read_at_once(BESIDE_RECORDS if near else FAR_BESIDE_RECORDS)
+            link.read_at_once(BESIDE_RECORDS if self._is_nearby else FAR_BESIDE_RECORDS)
         if sends:
             self._log.room = BESIDE_ROOM
         self._beside = self._runtime.clock.seconds()
@@ -186,11 +184,15 @@ class SendingSession(SessionBase):
         if link is None:
             return
         link.read_at_once(BATCH_RECORDS)
-        if self._fresh.trusted:
-            least = link.least_round_trip
-            if least is not None and least < NEAR:
-                self._log.room = NEAR_ROOM
-                self._near = True
+        if self._fresh.trusted and self._is_nearby:
+            self._log.room = NEAR_ROOM
+            self._near = True
+
+    @property
+    def _is_nearby(self) -> bool:
+        """Whether the link's round trip is known to be short, though it may be trusted little."""
+        least = self.least_round_trip
+        return least is not None and least < NEAR
 
     def _acknowledged(self, received: int) -> None:
         send_log, fresh = self._log, self._fresh
