@@ -35,6 +35,10 @@ PAUSE = 73
 #: Seconds for a tunnel to set itself up after its client listens.
 SETTLE = 1.0
 
+#: A mobile or an abroad line: what it loses costs a round trip each time, and whatever waits
+#: behind it the same.
+LEAKY = Road(rtt=100, rate=50, loss=0.5)
+
 #: A destination that is not beside the server.
 ORIGIN = Road(rtt=30, rate=200, beyond=True)
 
@@ -178,5 +182,13 @@ SCENARIOS = [
         "keystroke",
         "wan",
         HOME,
+    ),
+    Scenario(
+        "wan-keystroke-lossy",
+        functools.partial(beside_bulk, pace=KEYSTROKE, seconds=12, warm=4),
+        "64 bytes every 50 ms beside a bulk download, 100 ms, 50 Mbit/s, 0.5 % lost each way",
+        "keystroke",
+        "wan",
+        LEAKY,
     ),
 ]
