@@ -36,6 +36,8 @@ COMPILED = [
     "phantom/tunnel/acknowledge.py",
     "phantom/tunnel/closing.py",
     "phantom/tunnel/frame.py",
+    "phantom/tunnel/lane.py",
+    "phantom/tunnel/lanes.py",
     "phantom/tunnel/liveness.py",
     "phantom/tunnel/mux.py",
     "phantom/tunnel/openings.py",

@@ -61,6 +61,10 @@ class LinkGauge(Protocol):
         """Return the least round trip seen, in seconds; None when that is not known."""
         ...
 
+    def segments_lost(self) -> int | None:
+        """Return how many segments were sent again so far; None when that is not known."""
+        ...
+
 
 class StrangerPolicy(Protocol):
     """What happens to a visitor who could not prove a known key."""

@@ -28,7 +28,8 @@ from phantom.inbound.socks5 import Socks5Factory
 from phantom.outbound.tunnel import TunnelOutbound
 from phantom.runtime import Runtime, system_runtime
 from phantom.telemetry import Meters, make_logger
-from phantom.tunnel.dialer import Dialer, DialerSettings
+from phantom.tunnel.dialer import Dialer
+from phantom.tunnel.dialer_settings import DialerSettings
 from phantom.tunnel.mux import MuxLimits
 
 log = make_logger()
@@ -80,6 +81,7 @@ def make_tunnel(
         detached_timeout=config.detached_timeout,
         link_max_age=config.link_max_age,
         on_scheme=schemes.learn,
+        lanes=config.lanes,
     )
     known = known_endpoints(runtime, config, meters)
     dialer = Dialer(runtime, known, connector(runtime, config, schemes), settings, meters)

@@ -162,6 +162,11 @@ class LinkGauge:
         state = self._state()
         return state.least_round_trip or None if state is not None else None
 
+    def segments_lost(self) -> int | None:
+        """See `phantom.interfaces.LinkGauge`."""
+        state = self._state()
+        return None if state is None else state.segments_lost
+
     def _state(self) -> ConnectionState | None:
         return read_state(self._transport.getHandle()) if self._transport.connected else None
 

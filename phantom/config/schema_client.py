@@ -237,6 +237,14 @@ class ClientConfig:
             unit="seconds",
         ),
     )
+    lanes: bool = attrs.field(
+        default=True,
+        metadata=about(
+            kinds.BOOLEAN,
+            "Let bulk move to a second link where the road to the server is long and loses "
+            "packets, so that keystrokes need not wait for what is sent again.",
+        ),
+    )
     tcp_prefix: bool = attrs.field(
         default=True,
         metadata=about(

@@ -68,6 +68,12 @@ class Scheduler(Generic[S]):
         self._run = 0
         return self._bulk.popleft()
 
+    def remove(self, stream: S) -> None:
+        """Forget a stream that is queued."""
+        queue = self._bulk if stream in self._bulk else self._urgent
+        queue.remove(stream)
+        self.waiting -= 1
+
     def clear(self) -> None:
         """Forget every queued stream."""
         self._urgent.clear()

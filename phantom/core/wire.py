@@ -67,6 +67,8 @@ class FrameType(IntEnum):
     ENDPOINTS = 0x40
     #: Likewise: older clients know nothing of it, and it is only advice.
     SCHEME = 0x41
+    #: A client that dials no second link goes on with one.
+    LANE = 0x42
 
 
 #: Types that carry no sequence number although they are below 0x80.
@@ -76,7 +78,12 @@ UNSEQUENCED = frozenset(
 #: The others below 0x80, known or not.
 SEQUENCED = frozenset(range(0x80)) - UNSEQUENCED
 #: Types that belong to the link or the session and must carry stream id 0.
-ON_STREAM_ZERO = UNSEQUENCED | {FrameType.GOAWAY, FrameType.ENDPOINTS, FrameType.SCHEME}
+ON_STREAM_ZERO = UNSEQUENCED | {
+    FrameType.GOAWAY,
+    FrameType.ENDPOINTS,
+    FrameType.SCHEME,
+    FrameType.LANE,
+}
 #: Reserved by this version: their layouts are fixed later, receiving one is an error.
 RESERVED = frozenset({FrameType.DATAGRAM, FrameType.MOVE})
 
@@ -173,7 +180,7 @@ class Attach:
     Attributes:
         session_id: Chosen at random by the client.
         epoch: Raised by the client with each link of the session; the server echoes it.
-        lane: Which of the session's independent sequences the link carries; 0 for now.
+        lane: Which of the session's independent sequences the link carries: 0, or 1 for bulk.
         status: 0 from the client; the server's verdict, an `AttachStatus`.
         next_sequence: The number of the first sequenced frame the sender will send here.
         received: How many sequenced frames the sender has received in order.

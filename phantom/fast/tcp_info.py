@@ -12,8 +12,8 @@ import attrs
 LINUX = sys.platform == "linux"
 
 # struct tcp_info (linux/tcp.h), as far as `tcpi_bytes_sent`: the flags of the last rate sample,
-# snd_mss, rtt, min_rtt, data_segs_out, delivered, bytes_sent.
-_TCP_INFO = struct.Struct("=7xB8xI48xI76xI4xI32xI4xQ")
+# snd_mss, rtt, total_retrans, min_rtt, data_segs_out, delivered, bytes_sent.
+_TCP_INFO = struct.Struct("=7xB8xI48xI28xI44xI4xI32xI4xQ")
 _APP_LIMITED = 1
 
 
@@ -29,6 +29,7 @@ class ConnectionState:
         delivered: Segments that arrived, modulo 2**32.
         segments_sent: Segments with data that left, retransmitted ones too, modulo 2**32.
         bytes_sent: Bytes in them.
+        segments_lost: Segments that were sent again.
     """
 
     starved: bool
@@ -38,6 +39,7 @@ class ConnectionState:
     delivered: int
     segments_sent: int
     bytes_sent: int
+    segments_lost: int = 0
 
 
 def read_state(handle: socket.socket) -> ConnectionState | None:
@@ -50,7 +52,7 @@ def read_state(handle: socket.socket) -> ConnectionState | None:
         return None
     if len(raw) < _TCP_INFO.size:
         return None  # older than Linux 4.19
-    flags, segment, round_trip, least, segments_sent, delivered, bytes_sent = _TCP_INFO.unpack(raw)
+    flags, segment, round_trip, lost, least, sent, delivered, bytes_sent = _TCP_INFO.unpack(raw)
     # The kernel's value before the first sample is all ones.
     least = 0 if least == 0xFFFFFFFF else least
     return ConnectionState(
@@ -59,6 +61,7 @@ def read_state(handle: socket.socket) -> ConnectionState | None:
         round_trip / 1e6,
         least / 1e6,
         delivered,
-        segments_sent,
+        sent,
         bytes_sent,
+        lost,
     )

@@ -27,8 +27,8 @@ class ClosingStreams:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         # For each, as of the last look, the bytes it had sent, the session's next number, or
-        # `_ARRIVED` once the peer had them all, and the session's epoch.
-        self._seen: dict[Stream, tuple[int, int, int]] = {}
+        # `_ARRIVED` once the peer had them all, the session's epoch, and that session: its lane's.
+        self._seen: dict[Stream, tuple[int, int, int, Session]] = {}
         self._timer: IDelayedCall | None = None
 
     def add(self, stream: Stream, session: Session) -> None:
@@ -53,22 +53,24 @@ class ClosingStreams:
 
     def _look(self, session: Session) -> None:
         self._timer = None
-        for stream, (sent, sequence, epoch) in list(self._seen.items()):
+        for stream, (sent, sequence, epoch, before) in list(self._seen.items()):
             if stream not in self._seen:
                 continue  # a reset calls producers, and they may end others, or the session
-            if session.link is None or session.epoch != epoch:
+            lane = stream.lane.session or session
+            if lane is not before or lane.link is None or lane.epoch != epoch:
                 # Nobody could say anything meanwhile, or not for all of the time.
                 self._seen[stream] = _mark(stream, session)
             elif stream.sent != sent or stream.ready:
                 self._seen[stream] = _mark(stream, session)
             elif sequence == _ARRIVED:
                 stream.reset(Outcome.TIMED_OUT, Failure(StreamError("nobody takes the rest")))
-            elif session.acknowledged >= sequence:
+            elif lane.acknowledged >= sequence:
                 # A slow link is no reluctant reader.
-                self._seen[stream] = sent, _ARRIVED, epoch
+                self._seen[stream] = sent, _ARRIVED, epoch, lane
         if self._seen:
             self._look_later(session)
 
 
-def _mark(stream: Stream, session: Session) -> tuple[int, int, int]:
-    return stream.sent, session.next_sequence, session.epoch
+def _mark(stream: Stream, session: Session) -> tuple[int, int, int, Session]:
+    lane = stream.lane.session or session
+    return stream.sent, lane.next_sequence, lane.epoch, lane

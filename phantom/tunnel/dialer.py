@@ -6,7 +6,6 @@ once when somebody asks for the tunnel after a pause or the machine wakes from s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import attrs
@@ -16,7 +15,6 @@ from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from phantom.core.block_pool import BlockPool
-from phantom.core.detached import DETACHED_TIMEOUT
 from phantom.core.endpoint_list import ServerEndpoint
 from phantom.core.freezes import YOUNG
 from phantom.core.wire import SESSION_ID_SIZE, GoawayReason
@@ -24,10 +22,12 @@ from phantom.errors import HandshakeError, PhantomError, SessionError
 from phantom.runtime import Runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.attempt import Connect, Race
+from phantom.tunnel.bulk_link import BulkLink
+from phantom.tunnel.dialer_settings import DialerSettings, Dialled
 from phantom.tunnel.endpoints import KnownEndpoints
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.initiator import InitiatorSettings
-from phantom.tunnel.mux import MultiplexerProtocol, MuxLimits
+from phantom.tunnel.mux import MultiplexerProtocol
 from phantom.tunnel.redial import Redial
 from phantom.tunnel.renewal import Renewal
 from phantom.tunnel.session import Session
@@ -49,44 +49,6 @@ LONG_DRAIN = 3600.0
 #: go on, may take the session's place: a cut is over by then, and a program that asked for a
 #: new connection still waits (``link_wait``).
 HOST_PATIENCE = 8.0
-
-
-@attrs.frozen(slots=True, kw_only=True)
-class DialerSettings:
-    """What a dialer needs to know.
-
-    Attributes:
-        limits: What the session may hold.
-        keepalive: Seconds, see `FrameProtocol`.
-        drain_timeout: Seconds streams may take to finish when the client stops.
-        detached_timeout: Seconds a session may wait for a new link.
-        link_max_age: Seconds after which, about, a link is replaced by a fresh one; 0 never.
-        on_scheme: Called with each padding scheme that the server pushes.
-    """
-
-    limits: MuxLimits
-    keepalive: float
-    drain_timeout: float
-    detached_timeout: float = DETACHED_TIMEOUT
-    link_max_age: float = 0.0
-    on_scheme: Callable[[bytes], None] | None = None
-
-
-@attrs.frozen(slots=True)
-class Dialled:
-    """A link that came about.
-
-    Attributes:
-        link: The link.
-        endpoint: Where it leads.
-        network: Where this machine was.
-        since: When, on the clock of timers.
-    """
-
-    link: FrameProtocol
-    endpoint: ServerEndpoint
-    network: str
-    since: float
 
 
 class Dialer:
@@ -122,6 +84,8 @@ class Dialer:
         self._session: Session | None = None
         self._instance = b""
         self._old: dict[Session, MultiplexerProtocol | None] = {}
+        # The second links of those sessions that had a use for one.
+        self._bulk_links: dict[Session, BulkLink] = {}
         self._waiters = Waiters()
         self._attempt: Race | None = None
         self._doubt: IDelayedCall | None = None
@@ -284,6 +248,7 @@ class Dialer:
             on_goaway=self._goaway,
             on_endpoints=self._endpoints_pushed,
             on_scheme=self._settings.on_scheme,
+            on_lane=self._lane_wished,
         )
         self._session = Session(
             self._runtime,
@@ -363,6 +328,31 @@ class Dialer:
             and failure.check(HandshakeError, ConnectionClosed) is not None
             and self._redial.may_be_quick()
         )
+
+    # -- a second link ------------------------------------------------------------------------
+
+    def _lane_wished(self, mux: MultiplexerProtocol) -> None:
+        """Bulk would be better off on a link of its own, and everything else too."""
+        session = self._session
+        if session is None or mux is not self._mux or not self._settings.lanes:
+            return
+        if self._renewal.lean:
+            return  # where links die young, two die sooner than one
+        bulk = self._bulk_links.get(session)
+        if bulk is None:
+            bulk = self._bulk_links[session] = BulkLink(
+                self._runtime,
+                session,
+                mux,
+                self._pool,
+                self._prepare,
+                keepalive=self._settings.keepalive,
+                detached_timeout=self._settings.detached_timeout,
+                where=lambda: None if self._dialled is None else self._dialled.endpoint,
+                instance=self._instance,
+                meters=self._meters,
+            )
+        bulk.wished()
 
     # -- the link's end -----------------------------------------------------------------------
 
@@ -464,6 +454,9 @@ class Dialer:
 
     def _session_ended(self, session: Session, reason: Failure) -> None:
         self._meters.count("session.ended")
+        bulk = self._bulk_links.pop(session, None)
+        if bulk is not None:
+            bulk.stop()
         if session in self._old:
             del self._old[session]
             self._check_stopped()
@@ -489,6 +482,8 @@ class Dialer:
         """Look after the link now: it may be dead without anybody having said so."""
         self._renewal.woken(moved)
         self._meters.count("wake")
+        for bulk in self._bulk_links.values():
+            bulk.probe()
         session = self._session
         if session is not None and session.link is not None:
             session.link.probe()

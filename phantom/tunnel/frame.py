@@ -145,6 +145,11 @@ class FrameProtocol:
         return self.round_trip if least is None else least
 
     @property
+    def segments_lost(self) -> int | None:
+        """How many of the connection's segments were sent again; None when that is not known."""
+        return self._gauge.segments_lost() if self._gauge is not None else None
+
+    @property
     def separates(self) -> bool:
         """Whether packets that wait in the kernel stay apart."""
         value: bool = self.transport.separates

@@ -14,8 +14,7 @@ from twisted.python.failure import Failure
 
 from phantom.address import Destination
 from phantom.core.budget import TokenBucket
-from phantom.core.scheduler import Scheduler
-from phantom.core.session import FULL_PAYLOAD, SendLog
+from phantom.core.session import SendLog
 from phantom.core.stream import State
 from phantom.core.window import DEFAULT_WINDOW_LIMIT, CreditPool, ReceiveWindow, add_credit
 from phantom.core.wire import (
@@ -46,20 +45,17 @@ from phantom.fast.sockets import QuickConnection
 from phantom.runtime import Runtime
 from phantom.telemetry import make_logger
 from phantom.tunnel.closing import ClosingStreams
+from phantom.tunnel.lanes import Lanes
 from phantom.tunnel.stream import Stream
 from phantom.tunnel.stream_base import StreamBase
 from phantom.tunnel.stream_receiving import ReceivingStream
-from phantom.tunnel.stream_sending import HIGH_WATER, SendingStream
+from phantom.tunnel.stream_sending import HIGH_WATER
 
 if TYPE_CHECKING:
     from phantom.tunnel.session import Session
 
 log = make_logger()
 
-#: The part of a batch that a stream puts into the log at a time when several wait: four records
-#: towards a peer that is near, two otherwise.  With one or two towards a near one 16 streams cost
-#: more CPU time (doc/adr/0020-the-fast-path.md), with more a late stream waits longer.
-SHARED_PART = 2
 #: Bytes the kernel is to keep of a source that is near and brings much: one batch.  Linux sizes
 #: the buffer by what its reader takes in a round trip; where that is microseconds, and others have
 #: their turn between, it stays at 93 KiB, which is then all that a read brings (doc/adr/0020).
@@ -124,10 +120,13 @@ class MultiplexerProtocol:
         client: Whether this side opens odd ids.
         acceptor: Called with each stream the peer opens and its destination; it answers by
             `Stream.accept` or `Stream.refuse`, now or later.  None refuses them all.
-        on_drained: Called once when a drain is over: no stream is left.
+        on_goaway: Called with each GOAWAY's reason.
+        on_endpoints: Called with each list of endpoints that the server pushes.
+        on_scheme: Called with each padding scheme that it pushes.
+        on_lane: Client: called when a link for bulk would help.
 
     Attributes:
-        session: What carries the streams, None before and after.
+        lanes: By what they are sent.
         streams: Live streams by id.
         undelivered: Those closed on the wire that are still read here, in order of their closing.
         draining: Whether either side has said GOAWAY.
@@ -143,6 +142,7 @@ class MultiplexerProtocol:
         on_goaway: Callable[[MultiplexerProtocol, int], None] | None = None,
         on_endpoints: Callable[[MultiplexerProtocol, bytes], None] | None = None,
         on_scheme: Callable[[bytes], None] | None = None,
+        on_lane: Callable[[MultiplexerProtocol], None] | None = None,
     ) -> None:
         self._runtime = runtime
         self._limits = limits
@@ -151,12 +151,12 @@ class MultiplexerProtocol:
         self._on_goaway = on_goaway
         self._on_endpoints = on_endpoints
         self._on_scheme = on_scheme
-        self.session: Session | None = None
+        self._on_lane = on_lane
         self._pool = CreditPool(limits.session_memory, limits.max_streams)
-        self._scheduler: Scheduler[SendingStream] = Scheduler()
         # Streams that have pieces of the records in hand yet to deliver.
         self._gathering: list[ReceivingStream] = []
         self.streams: dict[int, Stream] = {}
+        self.lanes = Lanes(runtime, self)
         self.undelivered: dict[int, Stream] = {}
         self._closing = ClosingStreams(runtime)
         self._next_id = 1 if client else 2
@@ -172,22 +172,27 @@ class MultiplexerProtocol:
         self.draining = False
         self._goaway_sent = False
 
+    @property
+    def session(self) -> Session | None:
+        """What carries the streams, None before and after."""
+        return self.lanes.main.session
+
     # -- from the session (FrameSource) ---------------------------------------------------
 
     def session_made(self, session: Session) -> None:
         """Start on a session."""
-        self.session = session
+        self.lanes.main.session = session
 
     def session_lost(self, reason: Failure) -> None:
         """End every stream that is not yet over."""
-        self.session = None
+        self.lanes.main.clear()
         self.draining = True
         self._gathering.clear()
-        self._scheduler.clear()
         self._closing.stop()
         for stream in list(self.streams.values()):
             stream.session_lost(reason)
         self.streams.clear()
+        self.lanes.close(reason)
 
     @property
     def expects(self) -> bool:
@@ -197,7 +202,7 @@ class MultiplexerProtocol:
     @property
     def finished(self) -> bool:
         """Whether the peer or we have said GOAWAY and no stream is left."""
-        return self.draining and not self.streams
+        return self.draining and not self.streams and self.lanes.idle
 
     @property
     def held_bytes(self) -> int:
@@ -207,17 +212,7 @@ class MultiplexerProtocol:
 
     def produce(self, send_log: SendLog) -> None:
         """Append about one batch of what the streams want to send."""
-        scheduler = self._scheduler
-        while scheduler.waiting and send_log.unsent < send_log.batch and send_log.has_room:
-            stream = scheduler.take()
-            stream.queued = False
-            # What lies in the log is not overtaken, so of a slow link's batch less likewise.
-            batch = send_log.batch
-            if scheduler.waiting and batch > FULL_PAYLOAD:
-                batch //= SHARED_PART
-            stream.emit(send_log, batch)
-            if not stream.queued and stream.ready:
-                self.activate(stream)
+        self.lanes.main.produce(send_log)
 
     def data_received(self, frames: list[tuple[int, memoryview]]) -> None:
         """Route DATA frames, stream id and payload of each.
@@ -253,6 +248,8 @@ class MultiplexerProtocol:
             self._goaway_received(payload)
         elif kind in (FrameType.ENDPOINTS, FrameType.SCHEME):
             self._announced(kind, bytes(payload))
+        elif kind == FrameType.LANE:
+            self._lane_wished(payload)
         elif kind >= 0x40:
             pass  # sequenced and skippable
         elif stream is None:
@@ -285,6 +282,23 @@ class MultiplexerProtocol:
                 self._on_scheme(payload)
         elif self._on_endpoints is not None:
             self._on_endpoints(self, payload)
+
+    # -- lanes --------------------------------------------------------------------------
+
+    def wish_lane(self) -> None:
+        """Say that a second link would help, which the client dials."""
+        if not self._client:
+            self.send_frame(FrameType.LANE, 0)
+        elif self._on_lane is not None:
+            self._on_lane(self)
+
+    def _lane_wished(self, payload: memoryview) -> None:
+        if payload or not self._client:
+            raise RemoteProtocolError("a wish for a lane that makes no sense")
+        if not self._announcements.spend(self._runtime.clock.seconds()):
+            raise RemoteProtocolError("a flood of announcements")
+        if self._on_lane is not None:
+            self._on_lane(self)
 
     # -- opening ------------------------------------------------------------------------
 
@@ -418,14 +432,6 @@ class MultiplexerProtocol:
 
     # -- for streams ------------------------------------------------------------------------
 
-    def activate(self, stream: SendingStream) -> None:
-        """Queue a stream that has something to send."""
-        stream.queued = True
-        self._scheduler.add(stream, stream.waiting or stream.last_read, stream.sent)
-        session = self.session
-        if session is not None and not session.flush_due:
-            session.wake()
-
     def send_frame(self, kind: FrameType, stream_id: int, payload: bytes = b"") -> None:
         """Send a control frame."""
         if self.session is not None:
@@ -438,7 +444,9 @@ class MultiplexerProtocol:
 
     def send_credit(self, stream: StreamBase, grant: int) -> None:
         """Tell the peer that it may send `grant` bytes more."""
-        self.send_frame(FrameType.WINDOW_UPDATE, stream.stream_id, encode_window_update(grant))
+        session = self.lanes.by_which(stream.stream_id)
+        if session is not None:
+            session.send(FrameType.WINDOW_UPDATE, stream.stream_id, encode_window_update(grant))
 
     def send_open_reply(self, stream: Stream, outcome: Outcome) -> None:
         """Answer a STREAM_OPEN, with the rest of the first window when it is accepted."""

@@ -19,6 +19,7 @@ from phantom.runtime import Runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.frame_receiver import DeadEnd
+from phantom.tunnel.lane import BULK, MAIN
 from phantom.tunnel.mux import Acceptor, MultiplexerProtocol, MuxLimits
 from phantom.tunnel.pending import PendingLink
 from phantom.tunnel.session import Session
@@ -150,8 +151,11 @@ class SessionRegistry:
         Raises:
             RemoteProtocolError: The ATTACH contradicts what this side knows.
         """
-        if attach.lane or attach.status:
+        if attach.lane not in (MAIN, BULK) or attach.status:
             raise RemoteProtocolError("an ATTACH for a lane that there is not, or with a verdict")
+        if attach.lane == BULK:
+            self._attach_bulk(link, attach)
+            return
         known = self._sessions.get(attach.session_id)
         if known is not None:
             session = known[0]
@@ -161,9 +165,7 @@ class SessionRegistry:
                 return
             # When the numbers do not fit, the session stays as it is, and its time goes on.
             again = session.attach(link, attach)
-            waiting = self._detached.pop(session, None)
-            if waiting is not None:
-                waiting.expiry.cancel()
+            self._waits_no_more(session)
             self._meters.count("session.resumed")
             self._tell(link.peer_key, "session resumed; {again} bytes sent again", again=again)
         elif attach.next_sequence or attach.received or attach.session_id in self._gone:
@@ -175,6 +177,50 @@ class SessionRegistry:
             self._refuse(link, attach, AttachStatus.LIMIT)
         else:
             self._claim(link, attach)
+
+    def _attach_bulk(self, link: FrameProtocol, attach: Attach) -> None:
+        """Give a session the link for its bulk lane, the first one or a further one.
+
+        Raises:
+            RemoteProtocolError: The ATTACH contradicts what this side knows.
+        """
+        known = self._sessions.get(attach.session_id)
+        if known is None or known[0].peer_key != link.peer_key or self._closing:
+            self._refuse(link, attach, AttachStatus.SESSION_LOST)
+            return
+        session, mux = known
+        bulk = mux.lanes.bulk
+        if bulk is None and not (attach.next_sequence or attach.received):
+            if self._links_of(link.peer_key) >= self._max_links:
+                self._refuse(link, attach, AttachStatus.LIMIT)
+                return
+            bulk = mux.lanes.make_bulk()
+            Session(
+                self._runtime,
+                attach.session_id,
+                bulk,
+                self._pool,
+                on_detached=self._bulk_detached,
+                on_end=lambda lane, _reason: self._waits_no_more(lane),
+                may_tell=self.log.allows,
+                lane=BULK,
+            )
+        lane = None if bulk is None else bulk.session
+        if bulk is None or lane is None or attach.epoch <= lane.epoch:
+            self._refuse(link, attach, AttachStatus.SESSION_LOST)
+            return
+        again = lane.attach(link, attach)
+        self._waits_no_more(lane)
+        bulk.open = True
+        self._meters.count("session.lane")
+        self._tell(session.peer_key, "second link of a session; {again} bytes again", again=again)
+
+    def _links_of(self, client_key: bytes) -> int:
+        """Return how many links a client's sessions have or wait for, here and elsewhere."""
+        own = [mux for session, mux in self._sessions.values() if session.peer_key == client_key]
+        lanes = [mux.lanes.bulk for mux in own if mux.lanes.bulk is not None]
+        count = len(own) + sum(lane.session is not None for lane in lanes)
+        return count + (self._others.count_elsewhere(client_key) if self._others else 0)
 
     def _claim(self, link: FrameProtocol, attach: Attach) -> None:
         """Begin a session, unless it turns out to be another worker's."""
@@ -237,7 +283,7 @@ class SessionRegistry:
         """End a session of a client that has no link or a silent one, if there is any."""
         # A session without a link gives way first, the longest without one before others.
         for session in self._detached:
-            if session.peer_key == client_key:
+            if session.peer_key == client_key and session.lane == MAIN:
                 session.end(Failure(SessionError("a newer session took its place")))
                 return True
         heard = [
@@ -271,6 +317,20 @@ class SessionRegistry:
         if self._look is None:
             self._look = self._runtime.call_later(DETACHED_LOOK, self._look_at_detached)
 
+    def _bulk_detached(self, lane: Session, reason: Failure) -> None:
+        """A bulk lane lost its link: the client dials another one if it is told to."""
+        if not lane.expects:
+            return  # it costs nothing to wait
+        self._session_detached(lane, reason)
+        known = self._sessions.get(lane.session_id)
+        if known is not None and not lane.ended:
+            known[1].lanes.wish()
+
+    def _waits_no_more(self, session: Session) -> None:
+        waiting = self._detached.pop(session, None)
+        if waiting is not None and waiting.expiry.active():
+            waiting.expiry.cancel()
+
     def _look_at_detached(self) -> None:
         self._look = None
         for session, waiting in self._detached.items():
@@ -289,9 +349,7 @@ class SessionRegistry:
             session.end(Failure(SessionError("it held too much memory without a link")))
 
     def _session_ended(self, session: Session, reason: Failure) -> None:
-        waiting = self._detached.pop(session, None)
-        if waiting is not None and waiting.expiry.active():
-            waiting.expiry.cancel()
+        self._waits_no_more(session)
         self._sessions.pop(session.session_id, None)
         if self._others is not None and session.peer_key is not None:
             self._others.end(session.peer_key, session.session_id)

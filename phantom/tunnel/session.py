@@ -136,6 +136,7 @@ class Session(SessionLinks):
         links += [x for x in (self.link, self._proposed) if x is not None and x not in links]
         self.link = self._proposed = self._on_attached = self._superseded = None
         self._cursors.clear()
+        self._arrivals.clear()
         self._source.session_lost(reason)
         self._log.close()
         for link in links:

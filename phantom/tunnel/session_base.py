@@ -16,6 +16,7 @@ from phantom.core.session import SendLog
 from phantom.runtime import Runtime
 from phantom.tunnel.acknowledge import Acknowledger, StallWatch
 from phantom.tunnel.frame import FrameProtocol
+from phantom.tunnel.lane import MAIN
 
 if TYPE_CHECKING:
     from phantom.tunnel.session import Session
@@ -84,9 +85,11 @@ class SessionBase:
         on_detached: Called when the last link is lost and the session waits for another.
         on_end: Called once with the session when it is over.
         may_tell: Given the peer's key, says whether there may be a line about it in the log.
+        lane: Which of the session's lanes it is: each has numbers and links of its own.
 
     Attributes:
         session_id: 16 bytes, chosen by the client.
+        lane: `MAIN`, or `BULK`.
         epoch: Of the link it has or had last; 0 before the first.
         peer_key: The peer's static key, None before the first link.
         link: The link that carries what is sent now, if any.
@@ -105,9 +108,11 @@ class SessionBase:
         on_detached: Callable[[Session, Failure], None],
         on_end: Callable[[Session, Failure], None],
         may_tell: Callable[[bytes | None], bool] = lambda _peer: True,
+        lane: int = MAIN,
     ) -> None:
         self._runtime = runtime
         self.session_id = session_id
+        self.lane = lane
         self.epoch = 0
         self.peer_key: bytes | None = None
         self.link: FrameProtocol | None = None
@@ -132,6 +137,8 @@ class SessionBase:
         self._pace: IDelayedCall | None = None
         self._near = False
         self._beside: float | None = None
+        # Whom to call when the peer has what was numbered by then, in that order.
+        self._arrivals: list[tuple[int, Callable[[], None]]] = []
         self._ack: int | None = None  # to be told with what leaves at the end of this turn
         self._finishing = False
         self._acks = TokenBucket(ACK_RATE, ACK_BURST)

@@ -35,7 +35,7 @@ class Drain:
     def _look(self) -> None:
         if self._session.ended:
             return
-        done = not self._mux.streams and self._session.idle
+        done = not self._mux.streams and self._session.idle and self._mux.lanes.idle
         if done or self._runtime.clock.seconds() >= self._deadline:
             self._mux.close(Failure(SessionError("drained")))
         else:

@@ -104,7 +104,11 @@ class SessionLinks(SendingSession):
             reason = _REFUSALS.get(answer.status, "the server refused the session")
             self.end(Failure(SessionError(reason)))
             return
-        if answer.session_id != self.session_id or answer.epoch != self.epoch:
+        if (
+            answer.session_id != self.session_id
+            or answer.epoch != self.epoch
+            or answer.lane != self.lane
+        ):
             raise RemoteProtocolError("an ATTACH for another session")
         cursor = self._received.begin(self._announced, answer.next_sequence)
         self._proposed = None
@@ -113,6 +117,7 @@ class SessionLinks(SendingSession):
             # The first link: frames were sent without waiting, and all of them count.
             self._cursors[link] = cursor
             self._log.acknowledge(answer.received)
+            self._tell_arrived()
             again = 0
         else:
             again = self._log.rewind(answer.received)
@@ -149,7 +154,7 @@ class SessionLinks(SendingSession):
         attach = Attach(
             session_id=self.session_id,
             epoch=self.epoch,
-            lane=0,
+            lane=self.lane,
             status=AttachStatus.OK,
             next_sequence=next_sequence,
             received=self._announced,
@@ -160,6 +165,7 @@ class SessionLinks(SendingSession):
         """Send by `link` from now on, and leave its predecessor."""
         old, self.link = self.link, link
         self._cursors = {link: cursor}
+        self._count_arrivals_anew()
         self._trust_anew()
         self._acknowledger.announced(self._announced)
         if old is not None and old is not link:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.python.failure import Failure
 
 from phantom.core.session import (
@@ -205,8 +207,25 @@ class SendingSession(SessionBase):
                 self._set_limits()
         if self._beside is not None and self._runtime.clock.seconds() - self._beside > BESIDE:
             self._set_limits()
+        if self._arrivals:
+            self._tell_arrived()
         if was_full and send_log.has_room:
             self.wake()  # all may have been sent, while the streams hold more
+
+    def when_arrived(self, call: Callable[[], None]) -> None:
+        """Have `call` called once the peer has everything that is numbered by now."""
+        self._arrivals.append((self._log.next_sequence, call))
+        self._tell_arrived()
+
+    def _count_arrivals_anew(self) -> None:
+        """The log has been numbered anew: who waited for a number waits for all of it."""
+        self._arrivals = [(self._log.next_sequence, call) for _, call in self._arrivals]
+        self._tell_arrived()
+
+    def _tell_arrived(self) -> None:
+        arrivals = self._arrivals
+        while arrivals and arrivals[0][0] <= self._log.acknowledged:
+            arrivals.pop(0)[1]()
 
     # -- acknowledgements of what came in ---------------------------------------------------
 

@@ -46,7 +46,10 @@ class StreamBase:
         last_read: About how many bytes its source brings at a time.
         gathered: What was received and is yet to be delivered, or kept, or dropped; None where
             nothing is.
-        queued: Whether the scheduler holds it.
+        queued: Whether the lane's scheduler holds it.
+        lane: What it sends by.
+        waited: Whether it had to wait for its turn, lately; whoever looks sets it back.
+        watched: Whether it may be bulk, which is looked at, or was found to be.
         on_outcome: Called once when the fate of an opening or pending stream is known: with the
             destination's `Outcome` on the opener's side; on the other side only when the
             opener gives up before the reply.
@@ -73,13 +76,16 @@ class StreamBase:
         "_views",
         "credit",
         "gathered",
+        "lane",
         "last_read",
         "on_outcome",
         "queued",
         "sent",
         "state",
         "stream_id",
+        "waited",
         "waiting",
+        "watched",
         "window",
     )
 
@@ -96,6 +102,9 @@ class StreamBase:
         self.waiting = 0
         self.sent = 0
         self.queued = False
+        self.lane = mux.lanes.main
+        self.watched = False
+        self.waited = False
         self.on_outcome: Callable[[Outcome], None] | None = None
         # Each only while there is something in it: an empty deque takes 0.7 KB, and most streams
         # are idle most of the time.
@@ -158,6 +167,10 @@ class StreamBase:
 
     def abortConnection(self) -> None:
         """Reset: drop everything, at once."""
+        raise NotImplementedError
+
+    def give_up(self, outcome: Outcome, reason: Failure) -> None:
+        """Break the stream off, and tell whoever waits for a reply that none will come."""
         raise NotImplementedError
 
     def loseConnection(self) -> None:

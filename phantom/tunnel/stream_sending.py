@@ -96,7 +96,7 @@ class SendingStream(StreamBase):
 
     def read_from(self, connection: QuickConnection) -> Exception | None:
         """Read the source, which is readable, if what it has can be sent now."""
-        session = self._mux.session
+        session = self.lane.session
         send_log = None
         if (
             session is not None
@@ -142,6 +142,8 @@ class SendingStream(StreamBase):
         send_log.commit(self.stream_id, room, size)
         self.credit -= size
         self.sent += size
+        if size <= SMALL and 0 < self.last_read <= SMALL and not self.watched:
+            self.lane.typed = True
         # What fills its room is bulk, however small that is on a slow link.
         self.last_read = size if size < limit else max(size, FULL_PAYLOAD // 2)
         if connection.gatherer is None and self.sent > BULK:
@@ -164,6 +166,10 @@ class SendingStream(StreamBase):
         self.credit = add_credit(self.credit, grant)
         self._activate()
 
+    def go_on(self) -> None:
+        """Send by the lane it is on now what has waited meanwhile."""
+        self._activate()
+
     @property
     def ready(self) -> bool:
         """Whether there is something that may be sent now."""
@@ -175,6 +181,9 @@ class SendingStream(StreamBase):
         """Append up to `limit` bytes of data, or the frame that ends our direction."""
         if self.state is State.CLOSED:
             return
+        self.waited = True
+        if self.sent > BULK and not self.watched:
+            self._mux.lanes.watch(self)
         if self.waiting and self.state in SENDING:
             size = min(self.waiting, self.credit, limit, send_log.frame_limit)
             if size:
@@ -201,7 +210,7 @@ class SendingStream(StreamBase):
 
     def _activate(self) -> None:
         if not self.queued and self.ready:
-            self._mux.activate(self)
+            self.lane.activate(self)
 
     @property
     def _may_finish(self) -> bool:
@@ -234,7 +243,7 @@ class SendingStream(StreamBase):
 
     def _finish_soon(self) -> None:
         """Send the frame that ends our direction: now, if there is nothing before it."""
-        session = self._mux.session
+        session = self.lane.session
         if session is None or self.waiting or self._parked or self.queued or not self._may_finish:
             self._activate()
             return

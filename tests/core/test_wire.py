@@ -101,6 +101,7 @@ GOLDEN = [
         wire.pack_frame(FrameType.SCHEME, 0, Scheme(version=1).encode()),
         "4100000000140000000100ec0122012c0d5c0f28000c00003800",
     ),
+    (wire.pack_frame(FrameType.LANE), "420000000000"),
 ]
 
 
@@ -140,6 +141,7 @@ def test_a_record_cut_anywhere_inside_a_frame_is_refused(cut: int) -> None:
         wire.pack_frame(FrameType.ATTACH, 4),
         wire.pack_frame(FrameType.ENDPOINTS, 4),
         wire.pack_frame(FrameType.SCHEME, 4),
+        wire.pack_frame(FrameType.LANE, 4),
         wire.pack_frame(FrameType.STREAM_OPEN, 0),
         wire.pack_frame(FrameType.DATAGRAM, 1),
         wire.pack_frame(FrameType.MOVE, 1),
@@ -152,7 +154,7 @@ def test_what_is_refused(frame: bytes) -> None:
         list(wire.parse_frames(memoryview(frame)))
 
 
-@pytest.mark.parametrize("kind", [0x42, 0x7F, 0x80, 0xFF])
+@pytest.mark.parametrize("kind", [0x43, 0x7F, 0x80, 0xFF])
 def test_unknown_types_that_may_be_skipped_pass(kind: int) -> None:
     assert len(list(wire.parse_frames(memoryview(wire.pack_frame(kind, 5, b"new"))))) == 1
     assert wire.is_sequenced(kind) == (kind < 0x80)

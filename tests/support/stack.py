@@ -22,7 +22,8 @@ from phantom.inbound.tunnel import Gate, TunnelFactory, stream_acceptor
 from phantom.layer import switch_protocol
 from phantom.outbound.tunnel import TunnelOutbound
 from phantom.telemetry import Meters
-from phantom.tunnel.dialer import Dialer, DialerSettings
+from phantom.tunnel.dialer import Dialer
+from phantom.tunnel.dialer_settings import DialerSettings
 from phantom.tunnel.endpoint_memory import MemoryFile
 from phantom.tunnel.endpoints import KnownEndpoints
 from phantom.tunnel.frame_receiver import DeadEnd
@@ -33,6 +34,7 @@ from phantom.tunnel.registry import SessionRegistry
 from phantom.tunnel.server_clock import ServerClock
 from phantom.tunnel.shaper import Shaping
 from support.keys import CLIENT, CLIENT_PUBLIC, SERVER, SERVER_PUBLIC, keypair
+from support.lossy import lose_packets
 from support.pipes import Pipe, join, run
 from support.runtime import FakeTime, fake_runtime
 
@@ -167,6 +169,8 @@ class MemoryEndpoint:
         server = stack.factory if host is None else host.factory
         pipe = join(stack.clock, protocol, server.buildProtocol(None), delay=stack.delay)
         stack.pipes.append(pipe)
+        if stack.round_trip is not None:
+            lose_packets(pipe, stack.round_trip, lossy=stack.lossy)
         stack.pipes_to.setdefault(self._name, []).append(pipe)
         if script == "mute":
             pipe.stall()
@@ -235,6 +239,7 @@ class Stack:
         file: MemoryFile | None = None,
         post_quantum: PostQuantum = PostQuantum.AUTO,
         shaping: Shaping | None = None,
+        lanes: bool = True,
     ) -> None:
         self.clock = Clock()
         self.time = FakeTime(self.clock)
@@ -253,6 +258,10 @@ class Stack:
         self._limits, self._mode = limits, mode
         self.admission = Admission(64, 64)
         self.strangers, self.drain = Silence(), Silence()
+        #: What the kernel would say of connections; None for nothing.
+        self.round_trip: float | None = None
+        self.lossy = True
+        self._lanes = lanes
         self._allowed = allowed
         self._endpoints = endpoints or (at("server.example"),)
         self._identity, self._file = identity, file
@@ -277,7 +286,7 @@ class Stack:
             self.runtime,
             self.known,
             self._connect,
-            DialerSettings(limits=self._limits, keepalive=20, drain_timeout=1),
+            DialerSettings(limits=self._limits, keepalive=20, drain_timeout=1, lanes=self._lanes),
             self.client_meters,
         )
         self.outbound = TunnelOutbound(

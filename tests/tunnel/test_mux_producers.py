@@ -196,7 +196,7 @@ def test_each_of_several_sources_has_half_a_batch_at_its_turn(
         stream.credit = 1 << 24
         stream.last_read = FULL_PAYLOAD
         stream._parked = True
-        joined.mux.activate(stream)
+        joined.mux.lanes.main.activate(stream)
     sizes: list[int] = []
     for source in sources:
         monkeypatch.setattr(

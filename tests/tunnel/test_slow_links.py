@@ -42,6 +42,9 @@ class Gauge:
     def least_round_trip(self) -> float | None:
         return self.round_trip
 
+    def segments_lost(self) -> int | None:
+        return None
+
 
 def gauged(joined: Joined, gauge: Gauge, *, server: bool = False) -> None:
     """Let the session go on by a link with a gauge, as a carrier leaves one on its transport."""
