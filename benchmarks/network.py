@@ -229,6 +229,18 @@ class Network:
             found |= {line.split()[0] for line in text.splitlines() if line[:1].isspace()}
         return sorted(found)
 
+    def connections(self, port: int) -> int:
+        """Return how many connections there are to a port, over all namespaces."""
+        return sum(
+            len(
+                self._shell(name, f"ss -Htn state established '( dport = :{port} )'").stdout.split(
+                    "\n"
+                )
+            )
+            - 1
+            for name in self.names
+        )
+
     def close(self) -> None:
         """Take it all down."""
         if self._link is not None:

@@ -115,6 +115,7 @@ def beside_bulk(running: Running, effort: Effort, pace: int, seconds: float, war
     paced = ("--conns", 1, "--pace", pace, "--timeout", 30)
     row = running.measured("load", *paced, *window, limit=180)
     row["bulk_mbps"] = round(row.get("bulk_gbps", 0) * 1e3, 2)
+    row["links"] = running.network.connections(port_on_the_road(running))
     for part in ("p50", "p99"):
         if f"rtt_{part}_us" in row and f"base_{part}_us" in row:
             added = row[f"rtt_{part}_us"] - row["base_p50_us"]

@@ -61,7 +61,7 @@ class Lane:
     def activate(self, stream: SendingStream) -> None:
         """Queue a stream that has something to send."""
         stream.queued = True
-        if 0 < stream.waiting <= SMALL:
+        if 0 < stream.waiting <= SMALL and not stream.watched:
             self.typed = True
         self._scheduler.add(stream, stream.waiting or stream.last_read, stream.sent)
         session = self.session

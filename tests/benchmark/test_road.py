@@ -16,6 +16,8 @@ from benchmarks.network import BEYOND_FIRST, Network, Road, default_congestion
 from benchmarks.peers import PEERS
 from benchmarks.programs import Unavailable
 from benchmarks.running import Running
+from benchmarks.scenarios.base import port_on_the_road
+from phantom.fast.tcp_info import LINUX
 
 Open = Callable[[Road], Running]
 
@@ -33,14 +35,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @contextmanager
-def direct(road: Road) -> Iterator[Running]:
+def direct(road: Road, peer: str = "direct") -> Iterator[Running]:
     with ExitStack() as stack:
         try:
             network = Network(road, default_congestion())
         except Unavailable as reason:
             pytest.skip(f"not possible here: {reason}")
         stack.callback(network.close)
-        yield stack.enter_context(Running(PEERS["direct"], network))
+        yield stack.enter_context(Running(PEERS[peer], network))
 
 
 @pytest.mark.slow
@@ -73,3 +75,20 @@ def test_loss_and_a_schedule_of_bundles(cache: Path) -> None:
         running.network.tell("drop 0.3")
         running.network.tell("restart")
         assert running.loadgen("recover", "--secs", 20, "--timeout", 5)["ok"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
+def test_bulk_has_a_link_of_its_own_where_packets_are_lost(cache: Path, upload: bool) -> None:
+    """The tunnel's lanes (decision 29), with a kernel that says what it sent again."""
+    if not LINUX:
+        pytest.skip("only Linux says so")
+    with direct(Road(rtt=40, rate=50, loss=2), "phantom-raw") as running:
+        port = port_on_the_road(running)
+        assert running.network.connections(port) == 1
+        more = ["--upload"] if upload else []
+        paced = ("--pace", 50, "--conns", 1, "--secs", 5, "--warm", 1, "--timeout", 20)
+        outcome = running.loadgen("load", *paced, *more)
+        assert outcome["bulk_gbps"] > 0 and not outcome.get("errors")
+        assert running.network.connections(port) == 2
+        assert running.loadgen("integrity", "--conns", 2, "--bytes", 2_000_000)["data_ok"] == 2
