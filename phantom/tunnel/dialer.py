@@ -293,6 +293,8 @@ class Dialer:
         if link is not None:
             self._link = link
         self._renewal.watch(link, self._settings.link_max_age)
+        for bulk in self._bulk_links.values():
+            bulk.main_up()
         self._waiters.serve(lambda: self.mux)
 
     def _cancel_expiry(self) -> None:
@@ -332,27 +334,35 @@ class Dialer:
     # -- a second link ------------------------------------------------------------------------
 
     def _lane_wished(self, mux: MultiplexerProtocol) -> None:
-        """Bulk would be better off on a link of its own, and everything else too."""
-        session = self._session
-        if session is None or mux is not self._mux or not self._settings.lanes:
-            return
-        if self._renewal.lean:
-            return  # where links die young, two die sooner than one
-        bulk = self._bulk_links.get(session)
-        if bulk is None:
-            bulk = self._bulk_links[session] = BulkLink(
-                self._runtime,
-                session,
-                mux,
-                self._pool,
-                self._prepare,
-                keepalive=self._settings.keepalive,
-                detached_timeout=self._settings.detached_timeout,
-                where=lambda: None if self._dialled is None else self._dialled.endpoint,
-                instance=self._instance,
-                meters=self._meters,
-            )
-        bulk.wished()
+        """Bulk would be better off on a link of its own, if links do not die young here."""
+        session = mux.session
+        bulk = None if session is None else self._bulk_links.get(session)
+        if bulk is not None:
+            bulk.wished()
+        elif session is not None and self._settings.lanes and not self._renewal.lean:
+            self._make_bulk_link(session, mux).wished()
+
+    def _make_bulk_link(self, session: Session, mux: MultiplexerProtocol) -> BulkLink:
+        bulk = self._bulk_links[session] = BulkLink(
+            self._runtime,
+            session,
+            mux,
+            self._pool,
+            self._prepare,
+            self._settings,
+            where=lambda: self._endpoint_of(session),
+            instance=self._instance,
+            renewal=self._renewal,
+            meters=self._meters,
+        )
+        return bulk
+
+    def _endpoint_of(self, session: Session) -> ServerEndpoint | None:
+        """Return where the present link leads, if that is to a session's own host."""
+        dialled = self._dialled
+        if dialled is not None and dialled.link.peer_key == session.peer_key:
+            return dialled.endpoint
+        return None
 
     # -- the link's end -----------------------------------------------------------------------
 

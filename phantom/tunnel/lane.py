@@ -53,11 +53,6 @@ class Lane:
         self.typed = False
         self._scheduler: Scheduler[SendingStream] = Scheduler()
 
-    @property
-    def waiting(self) -> int:
-        """How many streams are queued."""
-        return self._scheduler.waiting
-
     def activate(self, stream: SendingStream) -> None:
         """Queue a stream that has something to send."""
         stream.queued = True
@@ -108,31 +103,43 @@ class BulkLane(Lane):
         mux: Whose streams they are.
 
     Attributes:
-        open: Whether the peer knows of it, so that streams may move to it.
+        open: Whether the peer has it as well.
     """
 
     def __init__(self, mux: MultiplexerProtocol) -> None:
         super().__init__()
         self._mux = mux
         self.open = False
-        # Live streams of which something came or left by this lane, and some that are over.
-        self._used: set[int] = set()
+        # Streams that send by this lane, and such whose data comes by it; some are over by now.
+        self._leaving: set[int] = set()
+        self._coming: set[int] = set()
         self._look_at = USED_LOOK
 
-    def use(self, stream_id: int) -> None:
-        """Note that a stream uses this lane."""
-        self._used.add(stream_id)
-        if len(self._used) > self._look_at:
-            self._used &= self._mux.streams.keys()
-            self._look_at = 2 * len(self._used) + USED_LOOK
+    def use(self, stream: SendingStream) -> None:
+        """Let a stream send by this lane."""
+        stream.lane = self
+        self._leaving &= self._mux.streams.keys()
+        self._leaving.add(stream.stream_id)
 
-    def is_used_by(self, stream_id: int) -> bool:
-        """Whether something of a stream came or left by this lane."""
-        return stream_id in self._used
+    def brings(self, stream_id: int) -> bool:
+        """Whether data of a stream comes by this lane."""
+        return stream_id in self._coming
 
-    def users(self) -> list[int]:
-        """Return the live streams of which something came or left by this lane."""
-        return [stream_id for stream_id in self._used if stream_id in self._mux.streams]
+    def senders(self) -> list[SendingStream]:
+        """Return the live streams that send by this lane."""
+        streams = self._mux.streams
+        return [streams[stream_id] for stream_id in self._leaving if stream_id in streams]
+
+    def left(self) -> None:
+        """Note that no stream sends by it any more, and that nothing comes."""
+        self._leaving.clear()
+        self._coming.clear()
+
+    def _comes(self, stream_id: int) -> None:
+        self._coming.add(stream_id)
+        if len(self._coming) > self._look_at:
+            self._coming &= self._mux.streams.keys()
+            self._look_at = 2 * len(self._coming) + USED_LOOK
 
     # -- from its session (FrameSource) ----------------------------------------------------
 
@@ -156,10 +163,10 @@ class BulkLane(Lane):
         Raises:
             RemoteProtocolError: One breaks a rule; the session must end.
         """
-        used = self._used
+        coming = self._coming
         for stream_id, _payload in frames:
-            if stream_id not in used:
-                self.use(stream_id)
+            if stream_id not in coming:
+                self._comes(stream_id)
         self._mux.data_received(frames)
 
     def frames_done(self) -> None:
@@ -174,7 +181,8 @@ class BulkLane(Lane):
     @property
     def expects(self) -> bool:
         """Whether a stream uses it."""
-        return bool(self.users())
+        streams = self._mux.streams
+        return any(stream_id in streams for stream_id in self._leaving | self._coming)
 
     @property
     def finished(self) -> bool:

@@ -90,7 +90,7 @@ class Lanes:
     def by_which(self, stream_id: int) -> Session | None:
         """Return what a stream's data comes by, so that credit for it goes by that."""
         bulk = self.bulk
-        if bulk is not None and bulk.session is not None and bulk.is_used_by(stream_id):
+        if bulk is not None and bulk.session is not None and bulk.brings(stream_id):
             return bulk.session
         return self.main.session
 
@@ -112,11 +112,9 @@ class Lanes:
         if reason.check(RemoteProtocolError):
             session.end(reason)
             return
-        for stream_id in bulk.users():
-            stream = self._mux.streams.get(stream_id)
-            if stream is not None:
-                lost = Failure(StreamError("the link for bulk is lost", Outcome.SESSION_LOST))
-                stream.give_up(Outcome.SESSION_LOST, lost)
+        for stream in bulk.senders():
+            lost = Failure(StreamError("the link for bulk is lost", Outcome.SESSION_LOST))
+            stream.give_up(Outcome.SESSION_LOST, lost)
 
     # -- which stream is bulk --------------------------------------------------------------
 
@@ -187,16 +185,48 @@ class Lanes:
     @property
     def _usable(self) -> bool:
         bulk = self.bulk
-        if bulk is None or not bulk.open:
+        if bulk is None or not bulk.open or bulk.session is None:
             return False
-        return bulk.session is not None and bulk.session.link is not None
+        # An answer is known to have come by its link: what is silent from the beginning does not
+        # take bulk away from one that works.
+        link = bulk.session.link
+        return link is not None and link.round_trip is not None
 
-    def wish(self) -> None:
-        """Say that a bulk lane would help, or that the one there is needs a link."""
+    def wish(self, *, owed: bool = False) -> None:
+        """Say that a bulk lane would help, or that the one there is needs a link.
+
+        Args:
+            owed: Whether something waits in it.
+        """
+        if self.bulk is not None and self.bulk.session is None:
+            return  # it is over
         now = self._runtime.clock.seconds()
-        if now - self._wished >= WISH_INTERVAL:
+        if owed or now - self._wished >= WISH_INTERVAL:
             self._wished = now
             self._mux.wish_lane()
+
+    def retreat(self) -> bool:
+        """Let bulk send by the main lane again, as the link of the other is gone.
+
+        Returns:
+            Whether all that was sent by it had arrived; where not, it waits for another link.
+        """
+        bulk = self.bulk
+        if bulk is None or bulk.session is None:
+            return True
+        if not bulk.session.idle:
+            return False
+        senders = bulk.senders()
+        bulk.left()
+        for stream in senders:
+            bulk.remove(stream)
+            self._return(stream)
+        return True
+
+    def _return(self, stream: SendingStream) -> None:
+        stream.lane = self.main
+        stream.watched = False
+        stream.go_on()
 
     def _move(self, stream: SendingStream) -> None:
         """Let a stream go on by the bulk lane, once all that it sent has arrived."""
@@ -212,9 +242,7 @@ class Lanes:
         if stream.state is State.CLOSED:
             return
         if bulk is None or not self._usable:  # its link was lost meanwhile
-            stream.lane = self.main
-            stream.watched = False
+            self._return(stream)
         else:
-            bulk.use(stream.stream_id)
-            stream.lane = bulk
-        stream.go_on()
+            bulk.use(stream)
+            stream.go_on()

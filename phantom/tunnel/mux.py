@@ -202,7 +202,10 @@ class MultiplexerProtocol:
     @property
     def finished(self) -> bool:
         """Whether the peer or we have said GOAWAY and no stream is left."""
-        return self.draining and not self.streams and self.lanes.idle
+        if not self.draining or self.streams:
+            return False
+        # A client that has said GOAWAY gives up what is on its way to it.
+        return self.lanes.idle or (not self._client and self._goaways > 0)
 
     @property
     def held_bytes(self) -> int:

@@ -212,7 +212,8 @@ class SessionRegistry:
         again = lane.attach(link, attach)
         self._waits_no_more(lane)
         bulk.open = True
-        self._meters.count("session.lane")
+        link.probe()  # bulk moves when there is an answer
+        self._meters.count("lane.attached")
         self._tell(session.peer_key, "second link of a session; {again} bytes again", again=again)
 
     def _links_of(self, client_key: bytes) -> int:
@@ -307,6 +308,9 @@ class SessionRegistry:
             return
         self._meters.count("session.detached")
         self._tell(session.peer_key, "session without a link: {why}", why=reason.getErrorMessage())
+        self._wait_for_link(session)
+
+    def _wait_for_link(self, session: Session) -> None:
         expiry = self._runtime.call_later(
             self._detached_limits.timeout,
             session.end,
@@ -318,13 +322,15 @@ class SessionRegistry:
             self._look = self._runtime.call_later(DETACHED_LOOK, self._look_at_detached)
 
     def _bulk_detached(self, lane: Session, reason: Failure) -> None:
-        """A bulk lane lost its link: the client dials another one if it is told to."""
-        if not lane.expects:
-            return  # it costs nothing to wait
-        self._session_detached(lane, reason)
+        """A bulk lane lost its link: the client dials another one, if it knows that it must."""
         known = self._sessions.get(lane.session_id)
-        if known is not None and not lane.ended:
-            known[1].lanes.wish()
+        if known is None or self._closing:
+            lane.end(reason)
+        elif not known[1].lanes.retreat():
+            self._meters.count("lane.detached")
+            self._wait_for_link(lane)
+            if not lane.ended:
+                known[1].lanes.wish(owed=True)
 
     def _waits_no_more(self, session: Session) -> None:
         waiting = self._detached.pop(session, None)

@@ -240,6 +240,7 @@ class Stack:
         post_quantum: PostQuantum = PostQuantum.AUTO,
         shaping: Shaping | None = None,
         lanes: bool = True,
+        link_max_age: float = 0.0,
     ) -> None:
         self.clock = Clock()
         self.time = FakeTime(self.clock)
@@ -261,7 +262,7 @@ class Stack:
         #: What the kernel would say of connections; None for nothing.
         self.round_trip: float | None = None
         self.lossy = True
-        self._lanes = lanes
+        self._lanes, self._link_max_age = lanes, link_max_age
         self._allowed = allowed
         self._endpoints = endpoints or (at("server.example"),)
         self._identity, self._file = identity, file
@@ -286,7 +287,13 @@ class Stack:
             self.runtime,
             self.known,
             self._connect,
-            DialerSettings(limits=self._limits, keepalive=20, drain_timeout=1, lanes=self._lanes),
+            DialerSettings(
+                limits=self._limits,
+                keepalive=20,
+                drain_timeout=1,
+                lanes=self._lanes,
+                link_max_age=self._link_max_age,
+            ),
             self.client_meters,
         )
         self.outbound = TunnelOutbound(

@@ -143,7 +143,7 @@ def fuzz(bulk: Bulk, seed: int, steps: int = 250) -> None:
             until -= 1
         assert session.idle and session._log.size == 0 and session._log._block is None
     for mux in (bulk.mux, bulk.server_mux):
-        assert not mux.streams and not mux.undelivered and not mux.lanes.main.waiting
+        assert not mux.streams and not mux.undelivered and not mux.lanes.main._scheduler.waiting
 
 
 SMALL = MuxLimits(max_streams=16, session_memory=1024 * 1024, window=256 * 1024)

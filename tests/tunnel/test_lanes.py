@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.pipes import Pipe
 from support.stack import Stack
 from support.tunnel import SOMEWHERE, Recorder
+from twisted.internet.error import ConnectionLost
 
 from phantom.address import Destination
 from phantom.core.freezes import ENOUGH
+from phantom.core.wire import GoawayReason
 from phantom.tunnel.attempt import LEAVE_AFTER
-from phantom.tunnel.bulk_link import IDLE_LOOK, IDLE_LOOKS, PATIENCE
+from phantom.tunnel.bulk_link import LOOK, PATIENCE, STILL
 from phantom.tunnel.lane import BulkLane
 from phantom.tunnel.session import Session
 
@@ -95,7 +99,7 @@ class Busy:
     @property
     def moved(self) -> bool:
         lane = self.server_lane
-        return lane is not None and lane.open
+        return lane is not None and lane.expects
 
     def session(self) -> Session:
         session = self.stack.dialer._session
@@ -168,19 +172,28 @@ def test_there_is_one_link_where_links_die_young() -> None:
     assert len(busy.stack.pipes) == 1
 
 
+HURTS = ("cut", "cut", "renewed", "lost by the client", "lost by the server", "stands still")
+
+
 @settings(max_examples=25, deadline=None)
 @given(
-    cuts=st.lists(st.tuples(st.floats(0.0, 1.5), st.integers(0, 1)), min_size=1, max_size=6),
+    cuts=st.lists(
+        st.tuples(st.floats(0.0, 1.5), st.integers(0, 1), st.sampled_from(HURTS)),
+        min_size=1,
+        max_size=6,
+    ),
     down=st.booleans(),
 )
-def test_whatever_is_cut_everything_arrives_once(cuts: list[tuple[float, int]], down: bool) -> None:
+def test_whatever_is_cut_everything_arrives_once(
+    cuts: list[tuple[float, int, str]], down: bool
+) -> None:
     busy = Busy()
     data = busy.download(8 * MIB) if down else busy.upload(8 * MIB)
-    for moment, which in cuts:
+    for moment, which, how in cuts:
         busy.stack.run(moment)
-        live = [pipe for pipe in busy.stack.pipes if pipe.left.connected]
+        live = [pipe for pipe in busy.stack.pipes if pipe.left.connected][-2:]
         if live:
-            live[which % len(live)].cut()
+            hurt(busy, live[which % len(live)], how)
 
     def received() -> bytes:
         return busy.bulk.data if down else busy.source.received
@@ -194,6 +207,21 @@ def test_whatever_is_cut_everything_arrives_once(cuts: list[tuple[float, int]], 
     assert len(busy.stack.registry) == 1
 
 
+def hurt(busy: Busy, pipe: Pipe, how: str) -> None:
+    if how == "cut":
+        pipe.cut()
+    elif how == "renewed":
+        busy.stack.dialer._renewal.now()
+    else:
+        pipe.stall()
+    if how == "lost by the client":
+        pipe.left.lose(ConnectionLost())
+    elif how == "lost by the server":
+        pipe.right.lose(ConnectionLost())
+    elif how == "stands still":
+        busy.stack.clock.callLater(2, pipe.unstall)
+
+
 def test_it_is_closed_when_nothing_needs_it_and_made_again_when_something_does() -> None:
     busy = Busy()
     busy.download(4 * MIB)
@@ -201,7 +229,7 @@ def test_it_is_closed_when_nothing_needs_it_and_made_again_when_something_does()
     busy.source.protocol.readConnectionLost()
     busy.stack.run_until(lambda: bool(busy.bulk.read_ended), 30)
     busy.bulk.transport.loseConnection()
-    busy.stack.run((IDLE_LOOKS + 2) * IDLE_LOOK)
+    busy.stack.run((STILL + 2) * LOOK)
     assert busy.stack.pipes[0].left.connected and not busy.stack.pipes[1].left.connected
     assert len(busy.stack.pipes) == 2 and busy.typist.lost is None
     # The next one: the same lane goes on, by another link.
@@ -224,6 +252,11 @@ def test_a_server_that_takes_no_second_link_keeps_the_first() -> None:
     assert busy.bulk.data == data and busy.typist.lost is None
     assert len(busy.stack.pipes) == 2
     assert busy.stack.meters.counts["session.refused.limit"] == 1
+    # It may have room later.
+    busy.stack.registry._max_links = 2
+    more = busy.download(16 * MIB)
+    busy.stack.run_until(lambda: len(busy.bulk.data) == len(data) + len(more), 30)
+    assert busy.stack.pipes[2].carried[1] > 8 * MIB
 
 
 def test_a_network_that_allows_one_connection_is_not_stormed() -> None:
@@ -288,3 +321,138 @@ def test_a_restarted_server_ends_both_lanes() -> None:
     assert busy.bulk.lost is not None and busy.typist.lost is not None
     assert len(busy.stack.registry) == 1
     assert sum(pipe.left.connected for pipe in busy.stack.pipes) == 1
+
+
+def second_download(busy: Busy) -> bytes:
+    """Have a second download begin on the lane, whose link has been idle, and not come through."""
+    busy.download(4 * MIB)
+    busy.stack.run_until(lambda: busy.moved, 5)
+    busy.source.protocol.readConnectionLost()
+    busy.stack.run_until(lambda: bool(busy.bulk.read_ended), 30)
+    busy.bulk.transport.loseConnection()
+    busy.stack.run(8)  # no wish is recent
+    busy.bulk = Recorder()
+    busy.stack.outbound.connect(SOMEWHERE_ELSE, busy.bulk)
+    busy.stack.run(0.2)
+    busy.source = busy.stack.destinations.transports[-1]
+    return busy.download(24 * MIB)
+
+
+def sent_by_the_lane(busy: Busy) -> int:
+    lane = busy.server_lane
+    return 0 if lane is None or lane.session is None else lane.session._log.sent
+
+
+def step_until(busy: Busy, condition: Callable[[], bool]) -> None:
+    """As `Stack.run_until`, to the millisecond."""
+    end = busy.stack.clock.seconds() + 20
+    while not condition():
+        assert busy.stack.clock.seconds() < end, "it never happened"
+        busy.stack.run(0.001)
+
+
+def arrives(busy: Busy, data: bytes, seconds: float = 60) -> None:
+    busy.stack.run_until(lambda: len(busy.bulk.data) >= len(data), seconds)
+    assert busy.bulk.data == data and busy.typist.lost is None
+
+
+def test_the_link_is_lost_before_anything_has_come_by_it() -> None:
+    """The client does not know that the server has something in it."""
+    busy = Busy()
+    data = busy.download(16 * MIB)
+    step_until(busy, lambda: sent_by_the_lane(busy) > 0)
+    busy.stack.pipes[1].cut()
+    arrives(busy, data)
+
+
+def test_the_server_loses_the_link_first() -> None:
+    """Its wish comes while the client still takes the link for alive."""
+    busy = Busy()
+    data = second_download(busy)
+    sent = sent_by_the_lane(busy)
+    step_until(busy, lambda: sent_by_the_lane(busy) > sent)
+    pipe = busy.stack.pipes[1]
+    pipe.stall()
+    pipe.right.lose(ConnectionLost())
+    arrives(busy, data)
+
+
+def test_a_second_link_on_which_nothing_comes_back_takes_nothing_from_the_first() -> None:
+    busy = Busy()
+    data = busy.download(24 * MIB)
+    step_until(busy, lambda: busy.server_lane is not None and busy.server_lane.open)
+    busy.stack.pipes[1].stall()
+    arrives(busy, data)
+    busy.stack.run(400)
+    assert busy.bulk.lost is None and len(busy.stack.registry) == 1
+    assert len(busy.stack.pipes) < 5
+
+
+@pytest.mark.parametrize("why", ["draining", "lean"])
+def test_a_lane_that_is_there_is_looked_after_where_none_would_be_made(why: str) -> None:
+    busy = Busy()
+    data = second_download(busy)
+    if why == "draining":
+        busy.stack.dialer._retire(GoawayReason.IDS_EXHAUSTED, 3600)
+        busy.stack.dialer._dial()
+    else:
+        busy.stack.dialer._renewal._freezes._count = ENOUGH
+    sent = sent_by_the_lane(busy)
+    lane = busy.server_lane
+    step_until(busy, lambda: lane is not None and sent_by_the_lane(busy) > sent)
+    busy.stack.pipes[1].cut()
+    arrives(busy, data)
+
+
+def test_a_client_that_stops_leaves_nothing_behind() -> None:
+    busy = Busy()
+    busy.download(32 * MIB)
+    busy.stack.run_until(lambda: busy.moved, 5)
+    busy.stack.run(0.6)
+    stopped = busy.stack.dialer.stop()
+    busy.stack.run(10)
+    assert stopped.called and not len(busy.stack.registry) and not busy.stack.registry._detached
+
+
+def test_after_an_outage_bulk_is_back_with_everything_else() -> None:
+    busy = Busy()
+    busy.download(24 * MIB)
+    busy.stack.run_until(lambda: busy.moved, 5)
+    busy.stack.run(0.6)
+    busy.stack.refuse = True
+    for pipe in busy.stack.pipes:
+        pipe.cut()
+    busy.stack.run(60)
+    busy.stack.refuse = False
+    busy.stack.run_until(lambda: busy.session().link is not None, 60)
+    lane = busy.client_lane
+    busy.stack.run_until(
+        lambda: lane is not None and lane.session is not None and lane.session.link is not None, 1
+    )
+
+
+def test_a_stream_that_is_idle_keeps_no_second_link() -> None:
+    busy = Busy()
+    data = busy.download(4 * MIB)
+    arrives(busy, data)
+    busy.stack.run((STILL + 2) * LOOK)
+    assert not busy.stack.pipes[1].left.connected
+    # It goes on by the first link, and as bulk by a second one again.
+    more = busy.download(16 * MIB)
+    busy.stack.run_until(lambda: len(busy.bulk.data) == len(data) + len(more), 30)
+    assert busy.bulk.data == data + more and busy.stack.pipes[2].carried[1] > 8 * MIB
+
+
+def test_the_second_link_is_replaced_when_it_is_old() -> None:
+    busy = Busy(link_max_age=15.0)
+    data = busy.download(8 * MIB)
+    busy.stack.run_until(lambda: busy.moved, 5)
+    for _ in range(60):
+        busy.stack.run(1)
+        busy.source.protocol.dataReceived(b"more")
+        data += b"more"
+    arrives(busy, data)
+    # Each of both was replaced, twice at least.
+    assert len(busy.stack.pipes) >= 6
+    assert sum(pipe.left.connected for pipe in busy.stack.pipes) == 2
+    assert "session.ended" not in busy.stack.meters.counts

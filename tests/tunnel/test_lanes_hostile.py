@@ -193,7 +193,12 @@ def test_a_lane_without_a_link_is_given_up_in_the_end_if_something_waits_in_it()
     _, protocol = joined.open()
     joined.run()
     lane = begun(joined)
-    say(joined, lane, pack_frame(FrameType.DATA, 1, b"x"))
+    bulk = joined.server_mux.lanes.bulk
+    assert bulk is not None
+    bulk.use(joined.accepted[0][0])
+    joined.server_protocols[1].transport.write(b"never acknowledged")
+    joined.run(0.1)
+    assert (FrameType.DATA, b"never acknowledged") in lane.heard
     lane.link.abort()
     joined.run(299)
     assert joined.server_protocols[1].lost is None

@@ -136,7 +136,7 @@ def test_thousands_of_streams_leave_nothing_behind() -> None:
         joined.run(0.0)
     joined.run()
     for mux in (joined.mux, joined.server_mux):
-        assert not mux.streams and not mux.undelivered and not mux.lanes.main.waiting
+        assert not mux.streams and not mux.undelivered and not mux.lanes.main._scheduler.waiting
         assert mux._pool.free == free
     assert joined.session._log.size == 0 and joined.server_session._log.size == 0
 
