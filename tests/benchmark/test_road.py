@@ -78,12 +78,18 @@ def test_loss_and_a_schedule_of_bundles(cache: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
-def test_bulk_has_a_link_of_its_own_where_packets_are_lost(cache: Path, upload: bool) -> None:
+@pytest.mark.parametrize(
+    ("peer", "upload"),
+    [("phantom-raw", False), ("phantom-raw", True), ("phantom-tls-workers2", True)],
+    ids=["download", "upload", "TLS, to two workers"],
+)
+def test_bulk_has_a_link_of_its_own_where_packets_are_lost(
+    cache: Path, peer: str, upload: bool
+) -> None:
     """The tunnel's lanes (decision 29), with a kernel that says what it sent again."""
     if not LINUX:
         pytest.skip("only Linux says so")
-    with direct(Road(rtt=40, rate=50, loss=2), "phantom-raw") as running:
+    with direct(Road(rtt=40, rate=50, loss=2), peer) as running:
         port = port_on_the_road(running)
         assert running.network.connections(port) == 1
         more = ["--upload"] if upload else []

@@ -120,6 +120,7 @@ async def test_the_kernels_own_numbers(connection: Any) -> None:
     assert after is not None
     assert after.bytes_sent - state.bytes_sent == 100
     assert after.segments_sent - state.segments_sent == 1
+    assert after.segments_lost == state.segments_lost == 0
 
 
 def test_what_is_no_tcp_is_left_alone(runtime: Runtime) -> None:

@@ -34,6 +34,19 @@ def test_bulk_shares_round_robin() -> None:
     assert order == [0, 1, 2, 0, 1, 2]
 
 
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=20))
+def test_who_is_removed_is_not_taken(streams: list[tuple[bool, bool]]) -> None:
+    scheduler: Scheduler[int] = Scheduler()
+    for number, (bulk, _) in enumerate(streams):
+        scheduler.add(number, 10**6 if bulk else 1, 10**6)
+    for number, (_, removed) in enumerate(streams):
+        if removed:
+            scheduler.remove(number)
+    left = [number for number, (_, removed) in enumerate(streams) if not removed]
+    assert scheduler.waiting == len(left)
+    assert sorted(scheduler.take() for _ in left) == left
+
+
 def test_a_crowd_of_small_streams_does_not_starve_bulk() -> None:
     scheduler: Scheduler[str] = Scheduler()
     scheduler.add("bulk", 10**6, 10**6)
