@@ -3,7 +3,7 @@
 It numbers what the multiplexer sends, keeps it until the peer has it, and hands received
 frames up once and in order.  Links come and go beneath it: when one dies, the next one's
 ATTACH says what each side has, and only what is missing is sent again.  At any time it
-sends by at most one link.
+sends by at most one link; a session with two has one of these for each (`phantom.tunnel.lane`).
 
 Here is what it receives, and its end; `phantom.tunnel.session_links` is how links come and go, and
 `phantom.tunnel.session_sending` what it sends.
