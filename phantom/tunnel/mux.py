@@ -126,6 +126,7 @@ class MultiplexerProtocol:
         on_lane: Client: called when a link for bulk would help.
 
     Attributes:
+        session: What carries the streams on the main lane, None before and after.
         lanes: By what they are sent.
         streams: Live streams by id.
         undelivered: Those closed on the wire that are still read here, in order of their closing.
@@ -156,6 +157,7 @@ class MultiplexerProtocol:
         # Streams that have pieces of the records in hand yet to deliver.
         self._gathering: list[ReceivingStream] = []
         self.streams: dict[int, Stream] = {}
+        self.session: Session | None = None
         self.lanes = Lanes(runtime, self)
         self.undelivered: dict[int, Stream] = {}
         self._closing = ClosingStreams(runtime)
@@ -172,19 +174,15 @@ class MultiplexerProtocol:
         self.draining = False
         self._goaway_sent = False
 
-    @property
-    def session(self) -> Session | None:
-        """What carries the streams, None before and after."""
-        return self.lanes.main.session
-
     # -- from the session (FrameSource) ---------------------------------------------------
 
     def session_made(self, session: Session) -> None:
         """Start on a session."""
-        self.lanes.main.session = session
+        self.session = self.lanes.main.session = session
 
     def session_lost(self, reason: Failure) -> None:
         """End every stream that is not yet over."""
+        self.session = None
         self.lanes.main.clear()
         self.draining = True
         self._gathering.clear()
