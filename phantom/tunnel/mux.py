@@ -247,12 +247,8 @@ class MultiplexerProtocol:
             self._open_received(stream_id, payload)
         elif kind == FrameType.GOAWAY:
             self._goaway_received(payload)
-        elif kind in (FrameType.ENDPOINTS, FrameType.SCHEME):
-            self._announced(kind, bytes(payload))
-        elif kind == FrameType.LANE:
-            self._lane_wished(payload)
         elif kind >= 0x40:
-            pass  # sequenced and skippable
+            self._advice_received(kind, bytes(payload))
         elif stream is None:
             self._stray_frame(stream_id)
         elif kind == FrameType.WINDOW_UPDATE:
@@ -275,30 +271,28 @@ class MultiplexerProtocol:
         if not self._control.spend(self._runtime.clock.seconds(), controls):
             raise RemoteProtocolError("a flood of control frames")
 
-    def _announced(self, kind: int, payload: bytes) -> None:
+    def _advice_received(self, kind: int, payload: bytes) -> None:
+        """Take what may be skipped, and is where nobody asked for it."""
+        if kind not in (FrameType.ENDPOINTS, FrameType.SCHEME, FrameType.LANE):
+            return
+        if kind == FrameType.LANE and (payload or not self._client):
+            raise RemoteProtocolError("a wish for a lane that makes no sense")
         if not self._announcements.spend(self._runtime.clock.seconds()):
             raise RemoteProtocolError("a flood of announcements")
         if kind == FrameType.SCHEME:
             if self._on_scheme is not None:
                 self._on_scheme(payload)
+        elif kind == FrameType.LANE:
+            if self._on_lane is not None:
+                self._on_lane(self)
         elif self._on_endpoints is not None:
             self._on_endpoints(self, payload)
-
-    # -- lanes --------------------------------------------------------------------------
 
     def wish_lane(self) -> None:
         """Say that a second link would help, which the client dials."""
         if not self._client:
             self.send_frame(FrameType.LANE, 0)
         elif self._on_lane is not None:
-            self._on_lane(self)
-
-    def _lane_wished(self, payload: memoryview) -> None:
-        if payload or not self._client:
-            raise RemoteProtocolError("a wish for a lane that makes no sense")
-        if not self._announcements.spend(self._runtime.clock.seconds()):
-            raise RemoteProtocolError("a flood of announcements")
-        if self._on_lane is not None:
             self._on_lane(self)
 
     # -- opening ------------------------------------------------------------------------
