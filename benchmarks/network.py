@@ -231,15 +231,8 @@ class Network:
 
     def connections(self, port: int) -> int:
         """Return how many connections there are to a port, over all namespaces."""
-        return sum(
-            len(
-                self._shell(name, f"ss -Htn state established '( dport = :{port} )'").stdout.split(
-                    "\n"
-                )
-            )
-            - 1
-            for name in self.names
-        )
+        question = f"ss -Htn state established '( dport = :{port} )'"
+        return sum(len(self._shell(name, question).stdout.splitlines()) for name in self.names)
 
     def close(self) -> None:
         """Take it all down."""

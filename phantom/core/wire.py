@@ -38,6 +38,9 @@ MAX_CREDIT = (1 << 31) - 1
 MAX_PING = 255
 #: Bytes of a session id: 128 random bits cannot be guessed.
 SESSION_ID_SIZE = 16
+#: The lane on which streams begin, and the only one of most sessions; and the one for bulk.
+MAIN_LANE = 0
+BULK_LANE = 1
 
 
 class FrameType(IntEnum):
@@ -180,7 +183,7 @@ class Attach:
     Attributes:
         session_id: Chosen at random by the client.
         epoch: Raised by the client with each link of the session; the server echoes it.
-        lane: Which of the session's independent sequences the link carries: 0, or 1 for bulk.
+        lane: Which of the independent sequences the link carries: `MAIN_LANE` or `BULK_LANE`.
         status: 0 from the client; the server's verdict, an `AttachStatus`.
         next_sequence: The number of the first sequenced frame the sender will send here.
         received: How many sequenced frames the sender has received in order.

@@ -17,14 +17,14 @@ from twisted.python.failure import Failure
 from phantom.core.block_pool import BlockPool
 from phantom.core.endpoint_list import ServerEndpoint
 from phantom.core.freezes import YOUNG
+from phantom.core.wire import BULK_LANE
 from phantom.errors import SessionError
 from phantom.runtime import Runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.attempt import Connect, Race
-from phantom.tunnel.dialer_settings import DialerSettings
+from phantom.tunnel.dialer_settings import DialerSettings, Dialled
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.frame_receiver import DeadEnd
-from phantom.tunnel.lane import BULK
 from phantom.tunnel.mux import MultiplexerProtocol
 from phantom.tunnel.post_quantum import SecretForgottenError
 from phantom.tunnel.redial import Redial
@@ -54,7 +54,7 @@ class BulkLink:
         pool: Blocks for logs.
         connect: See `phantom.tunnel.attempt.Connect`.
         settings: See `DialerSettings`: for this link the same as for the first.
-        where: Returns the endpoint that the first link leads to, None without one.
+        where: Returns the first link and its endpoint, None without one.
         instance: What names the server's process.
         renewal: Learns from how links end.
         meters: Counts links.
@@ -69,7 +69,7 @@ class BulkLink:
         connect: Connect,
         settings: DialerSettings,
         *,
-        where: Callable[[], ServerEndpoint | None],
+        where: Callable[[], Dialled | None],
         instance: bytes,
         renewal: Renewal,
         meters: Meters,
@@ -157,12 +157,14 @@ class BulkLink:
     def _dial(self) -> None:
         if self._over or self._attempt is not None:
             return
-        endpoint = self._where()
-        if endpoint is None and self._session.link is not None:
-            endpoint = self._endpoint  # of a session that ends at the host before
-        if endpoint is None:
+        first, session = self._where(), self._session
+        if first is not None and first.link.peer_key == session.peer_key:
+            self._endpoint = first.endpoint
+        elif session.link is None:
             return  # the first link comes first, see `main_up`
-        self._endpoint = endpoint
+        endpoint = self._endpoint
+        if endpoint is None:
+            return
         self._redial.begun()
         self._attempt = Race(
             self._runtime,
@@ -204,7 +206,7 @@ class BulkLink:
                 self._pool,
                 on_detached=self._detached,
                 on_end=self._ended,
-                lane=BULK,
+                lane=BULK_LANE,
             )
             lane.begin(link, partial(self._carries, link))
         else:

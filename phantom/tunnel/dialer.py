@@ -350,19 +350,12 @@ class Dialer:
             self._pool,
             self._prepare,
             self._settings,
-            where=lambda: self._endpoint_of(session),
+            where=lambda: self._dialled,
             instance=self._instance,
             renewal=self._renewal,
             meters=self._meters,
         )
         return bulk
-
-    def _endpoint_of(self, session: Session) -> ServerEndpoint | None:
-        """Return where the present link leads, if that is to a session's own host."""
-        dialled = self._dialled
-        if dialled is not None and dialled.link.peer_key == session.peer_key:
-            return dialled.endpoint
-        return None
 
     # -- the link's end -----------------------------------------------------------------------
 

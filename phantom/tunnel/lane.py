@@ -7,7 +7,7 @@ a log, acknowledgements, and links that come and go.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from twisted.python.failure import Failure
 
@@ -20,11 +20,6 @@ from phantom.tunnel.stream_sending import SendingStream
 if TYPE_CHECKING:
     from phantom.tunnel.mux import MultiplexerProtocol
     from phantom.tunnel.session import Session
-
-#: The number of the lane on which streams begin, and the only one of most sessions.
-MAIN: Final = 0
-#: ... and of the one for bulk.
-BULK: Final = 1
 
 #: The part of a batch that a stream puts into the log at a time when several wait: four records
 #: towards a peer that is near, two otherwise.  With one or two towards a near one 16 streams cost

@@ -100,7 +100,6 @@ class Lanes:
             self._timer.cancel()
             self._timer = None
         self._watched.clear()
-        self.main.clear()
         if self.bulk is not None and self.bulk.session is not None:
             self.bulk.session.end(reason)
 
@@ -226,7 +225,7 @@ class Lanes:
     def _return(self, stream: SendingStream) -> None:
         stream.lane = self.main
         stream.watched = False
-        stream.go_on()
+        stream.activate()
 
     def _move(self, stream: SendingStream) -> None:
         """Let a stream go on by the bulk lane, once all that it sent has arrived."""
@@ -245,4 +244,4 @@ class Lanes:
             self._return(stream)
         else:
             bulk.use(stream)
-            stream.go_on()
+            stream.activate()

@@ -13,13 +13,20 @@ from twisted.python.failure import Failure
 from phantom.core.block_pool import BlockPool
 from phantom.core.claims import Claim
 from phantom.core.detached import DetachedLimits, Holding, too_many
-from phantom.core.wire import Attach, AttachStatus, FrameType, GoawayReason, pack_frame
+from phantom.core.wire import (
+    BULK_LANE,
+    MAIN_LANE,
+    Attach,
+    AttachStatus,
+    FrameType,
+    GoawayReason,
+    pack_frame,
+)
 from phantom.errors import RemoteProtocolError, SessionError
 from phantom.runtime import Runtime
 from phantom.telemetry import Meters, make_logger
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.frame_receiver import DeadEnd
-from phantom.tunnel.lane import BULK, MAIN
 from phantom.tunnel.mux import Acceptor, MultiplexerProtocol, MuxLimits
 from phantom.tunnel.pending import PendingLink
 from phantom.tunnel.session import Session
@@ -151,9 +158,9 @@ class SessionRegistry:
         Raises:
             RemoteProtocolError: The ATTACH contradicts what this side knows.
         """
-        if attach.lane not in (MAIN, BULK) or attach.status:
+        if attach.lane not in (MAIN_LANE, BULK_LANE) or attach.status:
             raise RemoteProtocolError("an ATTACH for a lane that there is not, or with a verdict")
-        if attach.lane == BULK:
+        if attach.lane == BULK_LANE:
             self._attach_bulk(link, attach)
             return
         known = self._sessions.get(attach.session_id)
@@ -203,7 +210,7 @@ class SessionRegistry:
                 on_detached=self._bulk_detached,
                 on_end=lambda lane, _reason: self._waits_no_more(lane),
                 may_tell=self.log.allows,
-                lane=BULK,
+                lane=BULK_LANE,
             )
         lane = None if bulk is None else bulk.session
         if bulk is None or lane is None or attach.epoch <= lane.epoch:
@@ -218,10 +225,16 @@ class SessionRegistry:
 
     def _links_of(self, client_key: bytes) -> int:
         """Return how many links a client's sessions have or wait for, here and elsewhere."""
-        own = [mux for session, mux in self._sessions.values() if session.peer_key == client_key]
+        own = (mux for session, mux in self._sessions.values() if session.peer_key == client_key)
         lanes = [mux.lanes.bulk for mux in own if mux.lanes.bulk is not None]
-        count = len(own) + sum(lane.session is not None for lane in lanes)
-        return count + (self._others.count_elsewhere(client_key) if self._others else 0)
+        return self._sessions_of(client_key) + sum(lane.session is not None for lane in lanes)
+
+    def _sessions_of(self, client_key: bytes) -> int:
+        """Return how many sessions a client has, here and elsewhere."""
+        count = sum(s.peer_key == client_key for s, _ in self._sessions.values())
+        if self._others is not None:
+            count += self._others.count_elsewhere(client_key)
+        return count
 
     def _claim(self, link: FrameProtocol, attach: Attach) -> None:
         """Begin a session, unless it turns out to be another worker's."""
@@ -271,10 +284,7 @@ class SessionRegistry:
 
     def _make_room(self, client_key: bytes) -> bool:
         """Whether one more session fits; a silent link of the same client gives way."""
-        count = sum(s.peer_key == client_key for s, _ in self._sessions.values())
-        if self._others is not None:
-            count += self._others.count_elsewhere(client_key)
-        if count < self._max_links or self.give_way(client_key):
+        if self._sessions_of(client_key) < self._max_links or self.give_way(client_key):
             return True
         if self._others is not None:
             self._others.ask_for_room(client_key)  # for the next attempt
@@ -284,7 +294,7 @@ class SessionRegistry:
         """End a session of a client that has no link or a silent one, if there is any."""
         # A session without a link gives way first, the longest without one before others.
         for session in self._detached:
-            if session.peer_key == client_key and session.lane == MAIN:
+            if session.peer_key == client_key and session.lane == MAIN_LANE:
                 session.end(Failure(SessionError("a newer session took its place")))
                 return True
         heard = [

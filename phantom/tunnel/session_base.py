@@ -13,10 +13,10 @@ from phantom.core.budget import TokenBucket
 from phantom.core.freshness import Freshness
 from phantom.core.received import LinkCursor, ReceiveLog
 from phantom.core.session import SendLog
+from phantom.core.wire import MAIN_LANE
 from phantom.runtime import Runtime
 from phantom.tunnel.acknowledge import Acknowledger, StallWatch
 from phantom.tunnel.frame import FrameProtocol
-from phantom.tunnel.lane import MAIN
 
 if TYPE_CHECKING:
     from phantom.tunnel.session import Session
@@ -89,7 +89,7 @@ class SessionBase:
 
     Attributes:
         session_id: 16 bytes, chosen by the client.
-        lane: `MAIN`, or `BULK`.
+        lane: `MAIN_LANE`, or `BULK_LANE`.
         epoch: Of the link it has or had last; 0 before the first.
         peer_key: The peer's static key, None before the first link.
         link: The link that carries what is sent now, if any.
@@ -108,7 +108,7 @@ class SessionBase:
         on_detached: Callable[[Session, Failure], None],
         on_end: Callable[[Session, Failure], None],
         may_tell: Callable[[bytes | None], bool] = lambda _peer: True,
-        lane: int = MAIN,
+        lane: int = MAIN_LANE,
     ) -> None:
         self._runtime = runtime
         self.session_id = session_id

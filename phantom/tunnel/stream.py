@@ -73,7 +73,7 @@ class Stream(ReceivingStream):
             raise LocalProtocolError("the stream is closed")
         self._advance(Event.SEND_ACCEPT)
         self._mux.send_open_reply(self, Outcome.CONNECTED)
-        self._activate()
+        self.activate()
         self.attach(protocol)
 
     def refuse(self, outcome: Outcome) -> None:
@@ -160,7 +160,7 @@ class Stream(ReceivingStream):
         if outcome is Outcome.CONNECTED:
             self._advance(Event.RECEIVE_ACCEPT)
             self.credit += credit - INITIAL_CREDIT
-            self._activate()
+            self.activate()
         else:
             self.state = State.CLOSED
         self._tell_outcome(outcome)

@@ -39,7 +39,7 @@ class SendingStream(StreamBase):
             self._outbox = deque()
         self._outbox.append(data)
         self.waiting += len(data)
-        self._activate()
+        self.activate()
         if self.waiting > self._mux.high_water and self._streaming and not self._producer_paused:
             self._producer_paused = True
             self._producer.pauseProducing()
@@ -113,7 +113,7 @@ class SendingStream(StreamBase):
         if session is None or send_log is None:
             self._parked = True
             connection.pauseProducing()
-            self._activate()
+            self.activate()
             return None
         limit = self._read_limit(send_log.batch)
         size = self._read(connection, send_log, limit)
@@ -164,11 +164,12 @@ class SendingStream(StreamBase):
     def credit_received(self, grant: int) -> None:
         """Take a WINDOW_UPDATE."""
         self.credit = add_credit(self.credit, grant)
-        self._activate()
+        self.activate()
 
-    def go_on(self) -> None:
-        """Send by the lane it is on now what has waited meanwhile."""
-        self._activate()
+    def activate(self) -> None:
+        """Queue it on its lane, if it has something that may be sent."""
+        if not self.queued and self.ready:
+            self.lane.activate(self)
 
     @property
     def ready(self) -> bool:
@@ -208,10 +209,6 @@ class SendingStream(StreamBase):
 
     # -- inner ---------------------------------------------------------------------------
 
-    def _activate(self) -> None:
-        if not self.queued and self.ready:
-            self.lane.activate(self)
-
     @property
     def _may_finish(self) -> bool:
         """Whether the frame that ends our direction may follow what was sent."""
@@ -245,11 +242,11 @@ class SendingStream(StreamBase):
         """Send the frame that ends our direction: now, if there is nothing before it."""
         session = self.lane.session
         if session is None or self.waiting or self._parked or self.queued or not self._may_finish:
-            self._activate()
+            self.activate()
             return
         send_log = session.open_log()
         if send_log is None:
-            self._activate()
+            self.activate()
             return
         self._send_finish(send_log, later=True)
         if not session.flush_due:
