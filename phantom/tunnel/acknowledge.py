@@ -19,6 +19,13 @@ LEAN_ACK_BYTES = 2048
 #: ... or after this many seconds: long enough that a ping-pong is not doubled in records,
 #: short enough that the peer's memory is not held for an idle stream.
 ACK_DELAY = 0.02
+#: Bytes below which that is little, as of somebody who types: its acknowledgement then goes with
+#: what leaves next, as a packet of its own is one more that can be lost, and whatever comes behind
+#: it would wait until it has been sent again (doc/adr/0030) ...
+LITTLE = 4096
+#: ... or alone after so many seconds more: next to the delay, 200 ms, which is what TCP
+#: implementations allow theirs (RFC 1122, 4.2.3.2, asks for less than 500).
+ACK_PATIENCE = 0.18
 #: ... or after this many frames, so that a peer with tiny frames never meets its frame cap.
 ACK_FRAMES = 4096
 #: Seconds without any acknowledgement of sent frames after which a link that is silent counts
@@ -39,6 +46,8 @@ class Acknowledger:
     Attributes:
         bytes: Payload of new frames that the peer was not told of; the session adds to it.
         every: Bytes after which an ACK is due at once.
+        little: Bytes below which it waits for something to go with.
+        ripe: Whether it does: it should go with the next small record.
     """
 
     def __init__(self, runtime: Runtime, received: ReceiveLog, send: Callable[[int], None]) -> None:
@@ -48,33 +57,46 @@ class Acknowledger:
         self._told = 0
         self.bytes = 0
         self.every = ACK_BYTES
+        self.little = LITTLE
+        self.ripe = False
         self._timer: IDelayedCall | None = None
 
     def announced(self, received: int) -> None:
         """Note that an ATTACH has told the peer."""
         self._told = received
         self.bytes = 0
+        self.ripe = False
 
     def records_done(self) -> None:
         """Acknowledge now if enough has come in, else soon."""
         due = self._received.received - self._told
         if not due:
             return
-        if self.bytes >= self.every or due >= ACK_FRAMES:
+        enough = self.little if self.ripe else self.every
+        if self.bytes >= enough or due >= ACK_FRAMES:
             self.acknowledge()
         elif self._timer is None:
             self._timer = self._runtime.call_later(ACK_DELAY, self._due)
 
     def _due(self) -> None:
         self._timer = None
-        if self._received.received != self._told:
+        if self._received.received == self._told:
+            return
+        if self.bytes < self.little and not self.ripe:
+            self.ripe = True
+            self._timer = self._runtime.call_later(ACK_PATIENCE, self._due)
+        else:
             self.acknowledge()
 
     def acknowledge(self) -> None:
         """Acknowledge everything now."""
+        self._send(self.take())
+
+    def take(self) -> int:
+        """Return the count to be told now, by the caller, of all that came in."""
         self.stop()
         self.announced(self._received.received)
-        self._send(self._told)
+        return self._told
 
     def stop(self) -> None:
         """Acknowledge nothing that is not asked for."""

@@ -48,6 +48,8 @@ MUCH = BESIDE_RECORDS * FULL_PAYLOAD // 2
 #: Bytes of a record below which an acknowledgement joins it.  Where much comes in, that and a
 #: window update are due for every read; each record costs the receiver a tenth of its CPU time.
 WITH_ACK = 1024
+#: Bytes of an ACK with its header.
+ACK_SIZE = HEADER_SIZE + 8
 
 
 class SendingSession(SessionBase):
@@ -144,6 +146,8 @@ class SendingSession(SessionBase):
             records = send_log.take_batch(limit)
             if self._ack is not None:
                 records = self._with_ack(link, records)
+            elif self._acknowledger.ripe:
+                records = self._with_ripe_ack(records, limit)
             if not self._fresh.trusted:
                 size = sum(map(len, records))
                 self._fresh.sent(size, send_log.sent, self._runtime.clock.seconds())
@@ -247,7 +251,18 @@ class SendingSession(SessionBase):
         link.send_record(ack)
         return records
 
+    def _with_ripe_ack(self, records: list[memoryview], limit: int) -> list[memoryview]:
+        """Return the records with an acknowledgement in them that waits for such, if it fits."""
+        first = records[0]
+        if len(records) > 1 or len(first) + ACK_SIZE > min(limit, WITH_ACK):
+            return records
+        return [memoryview(first.tobytes() + _pack_ack(self._acknowledger.take()))]
+
     def _take_ack(self) -> bytes:
         received, self._ack = self._ack, None
         assert received is not None
-        return pack_frame(FrameType.ACK, 0, encode_ack(received))
+        return _pack_ack(received)
+
+
+def _pack_ack(received: int) -> bytes:
+    return pack_frame(FrameType.ACK, 0, encode_ack(received))

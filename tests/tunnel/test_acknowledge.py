@@ -8,6 +8,7 @@ import pytest
 from support.tunnel import Joined, LengthPrefixed
 
 from phantom.core.wire import FrameType, encode_window_update, parse_frames
+from phantom.tunnel.acknowledge import LITTLE
 
 MIB = 1 << 20
 
@@ -84,7 +85,7 @@ def test_one_waits_for_nothing_that_is_not_about_to_leave(monkeypatch: pytest.Mo
     joined.run(0.1)
     said = said_by(joined, monkeypatch, joined.client_end)
     joined.server_protocols[1].transport.write(b"few")
-    joined.run(0.1)
+    joined.run(0.3)
     assert protocol.data == b"few"
     assert said == [{FrameType.ACK}]
 
@@ -102,3 +103,74 @@ def test_what_was_to_be_acknowledged_by_a_lost_link_is_by_the_next() -> None:
     session = joined.server_mux.session
     assert session is not None
     assert session.acknowledged == session.next_sequence
+
+
+def test_little_is_acknowledged_with_what_leaves_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = Joined(delay=0.0002, capacity=1 << 30)
+    stream, protocol = joined.open()
+    joined.run(1)
+    said = said_by(joined, monkeypatch, joined.client_end)
+    for _ in range(5):
+        joined.server_protocols[1].transport.write(b"few")
+        joined.run(0.05)
+        stream.write(b"as few")
+        joined.run(0.001)
+    assert protocol.data == b"few" * 5
+    assert said == [{FrameType.DATA, FrameType.ACK}] * 5
+    assert joined.server_session.idle
+
+
+def test_it_goes_alone_when_nothing_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = Joined(delay=0.0002, capacity=1 << 30)
+    joined.open()
+    joined.run(1)
+    said = said_by(joined, monkeypatch, joined.client_end)
+    joined.server_protocols[1].transport.write(b"few")
+    joined.run(0.19)
+    assert not said
+    joined.run(0.02)
+    assert said == [{FrameType.ACK}]
+    joined.run(1)
+    assert len(said) == 1
+
+
+def test_more_than_little_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = Joined(delay=0.0002, capacity=1 << 30)
+    joined.open()
+    joined.run(1)
+    said = said_by(joined, monkeypatch, joined.client_end)
+    joined.server_protocols[1].transport.write(b"x" * LITTLE)
+    joined.run(0.03)
+    assert said == [{FrameType.ACK}]
+    joined.server_protocols[1].transport.write(b"few")
+    joined.run(0.05)
+    assert len(said) == 1
+    joined.server_protocols[1].transport.write(b"x" * LITTLE)
+    joined.run(0.001)
+    assert said[1:] == [{FrameType.ACK}], "little has become more"
+
+
+def test_it_does_not_join_what_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = Joined(delay=0.0002, capacity=1 << 30)
+    stream, _protocol = joined.open()
+    joined.run(1)
+    said = said_by(joined, monkeypatch, joined.client_end)
+    joined.server_protocols[1].transport.write(b"few")
+    joined.run(0.05)
+    stream.write(b"x" * 1020)
+    joined.run(0.01)
+    assert said == [{FrameType.DATA}]
+    joined.run(0.2)
+    assert said[1:] == [{FrameType.ACK}]
+
+
+def test_where_links_die_young_it_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = Joined(delay=0.0002, capacity=1 << 30)
+    joined.open()
+    joined.run(1)
+    said = said_by(joined, monkeypatch, joined.client_end)
+    joined.session.link.transport.lean = True
+    joined.session._trust_anew()
+    joined.server_protocols[1].transport.write(b"few")
+    joined.run(0.03)
+    assert said == [{FrameType.ACK}]

@@ -207,14 +207,14 @@ def test_less_is_read_at_once_while_somebody_types_beside_what_comes_in(
         joined.run(BESIDE / 2)
         acknowledged = session.acknowledged
         joined.open()
-        joined.run(0.1)
+        joined.run(0.3)
         assert session.acknowledged > acknowledged
         assert end.at_once == records, "for a while"
         bring(joined, records)
         session.make_way()
     joined.run(2 * BESIDE)
     joined.open()
-    joined.run(0.1)
+    joined.run(0.3)
     assert end.at_once == BATCH_RECORDS
 
 
