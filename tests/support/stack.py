@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -343,6 +344,7 @@ class Stack:
             keepalive=20,
             admission=self.admission,
             meters=self.meters,
+            shaping=self._shaping and attrs.evolve(self._shaping, client=False),
         )
 
     def restart_server(self) -> None:

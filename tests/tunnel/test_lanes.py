@@ -15,11 +15,13 @@ from twisted.internet.error import ConnectionLost
 
 from phantom.address import Destination
 from phantom.core.freezes import ENOUGH
+from phantom.core.shaping import Padding, Timing
 from phantom.core.wire import GoawayReason
 from phantom.tunnel.attempt import LEAVE_AFTER
 from phantom.tunnel.bulk_link import LOOK, PATIENCE, STILL
 from phantom.tunnel.lane import BulkLane
 from phantom.tunnel.session import Session
+from phantom.tunnel.shaper import Shaping
 
 MIB = 1024 * 1024
 SOMEWHERE_ELSE = Destination("bulk.example", 443)
@@ -122,6 +124,26 @@ def test_a_download_moves_to_a_second_link() -> None:
     assert busy.typist.answered > 20 and busy.typist.lost is None
 
 
+SHAPED = [
+    None,
+    *(
+        Shaping(padding=Padding.DEFAULT, timing=timing, client=True, bare=True)
+        for timing in (Timing.OFF, Timing.DEFAULT, Timing.AGGRESSIVE)
+    ),
+]
+
+
+@pytest.mark.parametrize("shaping", SHAPED[1:], ids=["padded", "delayed", "delayed more"])
+def test_a_download_moves_where_what_is_said_is_shaped(shaping: Shaping) -> None:
+    busy = Busy(shaping=shaping)
+    data = busy.download(16 * MIB)
+    busy.stack.run_until(lambda: busy.moved, 5)
+    busy.stack.run_until(lambda: len(busy.bulk.data) == len(data), 30)
+    assert busy.bulk.data == data
+    assert len(busy.stack.pipes) == 2
+    assert busy.typist.answered > 20 and busy.typist.lost is None
+
+
 def test_an_upload_moves_as_well() -> None:
     busy = Busy()
     data = busy.upload(16 * MIB)
@@ -183,11 +205,12 @@ HURTS = ("cut", "cut", "renewed", "lost by the client", "lost by the server", "s
         max_size=6,
     ),
     down=st.booleans(),
+    shaping=st.sampled_from(SHAPED),
 )
 def test_whatever_is_cut_everything_arrives_once(
-    cuts: list[tuple[float, int, str]], down: bool
+    cuts: list[tuple[float, int, str]], down: bool, shaping: Shaping | None
 ) -> None:
-    busy = Busy()
+    busy = Busy(shaping=shaping)
     data = busy.download(8 * MIB) if down else busy.upload(8 * MIB)
     for moment, which, how in cuts:
         busy.stack.run(moment)
