@@ -65,6 +65,10 @@ class LinkGauge(Protocol):
         """Return how many segments were sent again so far; None when that is not known."""
         ...
 
+    def segments_under_way(self) -> int | None:
+        """Return how many segments were sent and are not acknowledged; None when not known."""
+        ...
+
 
 class StrangerPolicy(Protocol):
     """What happens to a visitor who could not prove a known key."""

@@ -167,6 +167,11 @@ class LinkGauge:
         state = self._state()
         return None if state is None else state.segments_lost
 
+    def segments_under_way(self) -> int | None:
+        """See `phantom.interfaces.LinkGauge`."""
+        state = self._state()
+        return None if state is None else state.segments_under_way
+
     def _state(self) -> ConnectionState | None:
         return read_state(self._transport.getHandle()) if self._transport.connected else None
 

@@ -12,8 +12,8 @@ import attrs
 LINUX = sys.platform == "linux"
 
 # struct tcp_info (linux/tcp.h), as far as `tcpi_bytes_sent`: the flags of the last rate sample,
-# snd_mss, rtt, total_retrans, min_rtt, data_segs_out, delivered, bytes_sent.
-_TCP_INFO = struct.Struct("=7xB8xI48xI28xI44xI4xI32xI4xQ")
+# snd_mss, unacked, rtt, total_retrans, min_rtt, data_segs_out, delivered, bytes_sent.
+_TCP_INFO = struct.Struct("=7xB8xI4xI40xI28xI44xI4xI32xI4xQ")
 _APP_LIMITED = 1
 
 
@@ -30,6 +30,7 @@ class ConnectionState:
         segments_sent: Segments with data that left, retransmitted ones too, modulo 2**32.
         bytes_sent: Bytes in them.
         segments_lost: Segments that were sent again.
+        segments_under_way: Segments that were sent and are not acknowledged.
     """
 
     starved: bool
@@ -40,6 +41,7 @@ class ConnectionState:
     segments_sent: int
     bytes_sent: int
     segments_lost: int = 0
+    segments_under_way: int = 0
 
 
 def read_state(handle: socket.socket) -> ConnectionState | None:
@@ -52,7 +54,8 @@ def read_state(handle: socket.socket) -> ConnectionState | None:
         return None
     if len(raw) < _TCP_INFO.size:
         return None  # older than Linux 4.19
-    flags, segment, round_trip, lost, least, sent, delivered, bytes_sent = _TCP_INFO.unpack(raw)
+    values = _TCP_INFO.unpack(raw)
+    flags, segment, under_way, round_trip, lost, least, sent, delivered, bytes_sent = values
     # The kernel's value before the first sample is all ones.
     least = 0 if least == 0xFFFFFFFF else least
     return ConnectionState(
@@ -64,4 +67,5 @@ def read_state(handle: socket.socket) -> ConnectionState | None:
         sent,
         bytes_sent,
         lost,
+        under_way,
     )

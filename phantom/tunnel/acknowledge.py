@@ -14,18 +14,21 @@ from phantom.tunnel.frame import FrameProtocol
 #: Acknowledge after this many received bytes, just below 256 KiB, once a read (of 512 KiB at most):
 #: it keeps the peer's log within a few blocks (doc/adr/0003).
 ACK_BYTES = HALF_BATCH
-#: ... or after this many where links die young: what is not acknowledged by then goes again.
+#: ... or after this many where links die young: the sender has two records under way there, and
+#: waits (`phantom.core.freshness.LEAN_FLIGHT`).
 LEAN_ACK_BYTES = 2048
 #: ... or after this many seconds: long enough that a ping-pong is not doubled in records,
 #: short enough that the peer's memory is not held for an idle stream.
 ACK_DELAY = 0.02
 #: Bytes below which that is little, as of somebody who types: its acknowledgement then goes with
 #: what leaves next, as a packet of its own is one more that can be lost, and whatever comes behind
-#: it would wait until it has been sent again (doc/adr/0030) ...
-LITTLE = 4096
-#: ... or alone after so many seconds more: next to the delay, 200 ms, which is what TCP
-#: implementations allow theirs (RFC 1122, 4.2.3.2, asks for less than 500).
-ACK_PATIENCE = 0.18
+#: it would wait until it has been sent again (doc/adr/0030).  Less than a small record, of which
+#: several may be on their way ...
+LITTLE = 2048
+#: ... or alone after so many seconds more, at least and at most: people type faster than that, and
+#: a silence that always ends after the same time would be a signature.  RFC 1122, 4.2.3.2, has
+#: those of TCP wait for less than half a second.
+ACK_PATIENCE = (0.13, 0.28)
 #: ... or after this many frames, so that a peer with tiny frames never meets its frame cap.
 ACK_FRAMES = 4096
 #: Seconds without any acknowledgement of sent frames after which a link that is silent counts
@@ -42,6 +45,7 @@ class Acknowledger:
         runtime: Clock.
         received: What has come in.
         send: Sends an ACK with the given count.
+        has_under_way: Says whether something of ours was sent and may be lost.
 
     Attributes:
         bytes: Payload of new frames that the peer was not told of; the session adds to it.
@@ -50,10 +54,17 @@ class Acknowledger:
         ripe: Whether it does: it should go with the next small record.
     """
 
-    def __init__(self, runtime: Runtime, received: ReceiveLog, send: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        received: ReceiveLog,
+        send: Callable[[int], None],
+        has_under_way: Callable[[], bool],
+    ) -> None:
         self._runtime = runtime
         self._received = received
         self._send = send
+        self._has_under_way = has_under_way
         self._told = 0
         self.bytes = 0
         self.every = ACK_BYTES
@@ -63,6 +74,7 @@ class Acknowledger:
 
     def announced(self, received: int) -> None:
         """Note that an ATTACH has told the peer."""
+        self.stop()
         self._told = received
         self.bytes = 0
         self.ripe = False
@@ -82,9 +94,12 @@ class Acknowledger:
         self._timer = None
         if self._received.received == self._told:
             return
-        if self.bytes < self.little and not self.ripe:
+        # A packet behind what is under way has the peer's TCP tell within a round trip whether that
+        # was lost, which it would find out by a timeout otherwise.
+        if self.bytes < self.little and not self.ripe and not self._has_under_way():
             self.ripe = True
-            self._timer = self._runtime.call_later(ACK_PATIENCE, self._due)
+            patience = self._runtime.uniform(*ACK_PATIENCE)
+            self._timer = self._runtime.call_later(patience, self._due)
         else:
             self.acknowledge()
 
@@ -94,7 +109,6 @@ class Acknowledger:
 
     def take(self) -> int:
         """Return the count to be told now, by the caller, of all that came in."""
-        self.stop()
         self.announced(self._received.received)
         return self._told
 

@@ -150,6 +150,11 @@ class FrameProtocol:
         return self._gauge.segments_lost() if self._gauge is not None else None
 
     @property
+    def segments_under_way(self) -> int | None:
+        """How many of the connection's segments are not acknowledged; None when not known."""
+        return self._gauge.segments_under_way() if self._gauge is not None else None
+
+    @property
     def separates(self) -> bool:
         """Whether packets that wait in the kernel stay apart."""
         value: bool = self.transport.separates

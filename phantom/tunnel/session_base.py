@@ -142,7 +142,9 @@ class SessionBase:
         self._ack: int | None = None  # to be told with what leaves at the end of this turn
         self._finishing = False
         self._acks = TokenBucket(ACK_RATE, ACK_BURST)
-        self._acknowledger = Acknowledger(runtime, self._received, self._send_ack)
+        self._acknowledger = Acknowledger(
+            runtime, self._received, self._send_ack, self._has_under_way
+        )
         self._stall = StallWatch(runtime, self._log, lambda: self.link)
         self._fresh = Freshness(runtime.clock.seconds())
         source.session_made(cast("Session", self))
@@ -176,6 +178,10 @@ class SessionBase:
     def idle(self) -> bool:
         """Whether everything sent has arrived."""
         return self._log.acknowledged == self._log.next_sequence
+
+    def _has_under_way(self) -> bool:
+        """Whether the link is known to have sent what has not arrived."""
+        return self.link is not None and bool(self.link.segments_under_way)
 
     # -- elsewhere ------------------------------------------------------------------------
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.lossy import LossyGauge
 from support.tunnel import Joined, LengthPrefixed
 
 from phantom.core.wire import FrameType, encode_window_update, parse_frames
-from phantom.tunnel.acknowledge import LITTLE
+from phantom.tunnel.acknowledge import ACK_DELAY, ACK_PATIENCE, LITTLE
 
 MIB = 1 << 20
 
@@ -85,7 +86,7 @@ def test_one_waits_for_nothing_that_is_not_about_to_leave(monkeypatch: pytest.Mo
     joined.run(0.1)
     said = said_by(joined, monkeypatch, joined.client_end)
     joined.server_protocols[1].transport.write(b"few")
-    joined.run(0.3)
+    joined.run(0.4)
     assert protocol.data == b"few"
     assert said == [{FrameType.ACK}]
 
@@ -126,12 +127,26 @@ def test_it_goes_alone_when_nothing_leaves(monkeypatch: pytest.MonkeyPatch) -> N
     joined.run(1)
     said = said_by(joined, monkeypatch, joined.client_end)
     joined.server_protocols[1].transport.write(b"few")
-    joined.run(0.19)
+    joined.run(ACK_DELAY + ACK_PATIENCE[0] - 0.01)
     assert not said
-    joined.run(0.02)
+    joined.run(ACK_PATIENCE[1] - ACK_PATIENCE[0] + 0.02)
     assert said == [{FrameType.ACK}]
     joined.run(1)
     assert len(said) == 1
+
+
+def test_it_follows_what_may_have_been_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a packet that is under way another one has the peer's TCP tell of its loss."""
+    joined = Joined(delay=0.0002, capacity=1 << 30)
+    joined.open()
+    joined.run(1)
+    gauge = LossyGauge(0.1)
+    joined.session.link._gauge = gauge
+    monkeypatch.setattr(gauge, "segments_under_way", lambda: 1)
+    said = said_by(joined, monkeypatch, joined.client_end)
+    joined.server_protocols[1].transport.write(b"few")
+    joined.run(ACK_DELAY + 0.005)
+    assert said == [{FrameType.ACK}]
 
 
 def test_more_than_little_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +175,7 @@ def test_it_does_not_join_what_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
     stream.write(b"x" * 1020)
     joined.run(0.01)
     assert said == [{FrameType.DATA}]
-    joined.run(0.2)
+    joined.run(0.3)
     assert said[1:] == [{FrameType.ACK}]
 
 
@@ -174,3 +189,22 @@ def test_where_links_die_young_it_does_not_wait(monkeypatch: pytest.MonkeyPatch)
     joined.server_protocols[1].transport.write(b"few")
     joined.run(0.03)
     assert said == [{FrameType.ACK}]
+
+
+@pytest.mark.parametrize("lean", [False, True])
+def test_a_new_link_does_not_wait_for_what_was_to_go_by_the_last(lean: bool) -> None:
+    joined = Joined(delay=0.0002, capacity=1 << 30)
+    _stream, protocol = joined.open()
+    joined.run(1)
+    joined.server_protocols[1].transport.write(b"few")
+    joined.run(0.03)
+    assert joined.session._acknowledger.ripe
+    joined.relink()
+    joined.run(0.002)
+    if lean:
+        joined.session._acknowledger.little = 0
+    # More than a fresh link may have under way, or, if it is lean, little.
+    joined.server_protocols[1].transport.write(b"x" * (100 if lean else 200_000))
+    joined.run(0.05)
+    assert joined.server_session.idle
+    assert len(protocol.data) == 3 + (100 if lean else 200_000)

@@ -45,6 +45,9 @@ class Gauge:
     def segments_lost(self) -> int | None:
         return None
 
+    def segments_under_way(self) -> int | None:
+        return None
+
 
 def gauged(joined: Joined, gauge: Gauge, *, server: bool = False) -> None:
     """Let the session go on by a link with a gauge, as a carrier leaves one on its transport."""
@@ -207,14 +210,14 @@ def test_less_is_read_at_once_while_somebody_types_beside_what_comes_in(
         joined.run(BESIDE / 2)
         acknowledged = session.acknowledged
         joined.open()
-        joined.run(0.3)
+        joined.run(0.4)
         assert session.acknowledged > acknowledged
         assert end.at_once == records, "for a while"
         bring(joined, records)
         session.make_way()
     joined.run(2 * BESIDE)
     joined.open()
-    joined.run(0.3)
+    joined.run(0.4)
     assert end.at_once == BATCH_RECORDS
 
 
