@@ -232,7 +232,7 @@ def test_its_own_host_is_waited_for_while_streams_are_open() -> None:
     stack.run(6)
     stack.scripts.clear()
     protocol.transport.write(b"two")
-    stack.run_until(lambda: protocol.data == b"one two", 10)
+    stack.run_until(lambda: protocol.data == b"one two", 30)
     assert "far" not in stack.dialled
 
 

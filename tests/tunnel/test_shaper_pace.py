@@ -61,7 +61,8 @@ def test_who_is_answered_does_not_wait() -> None:
         while len(protocol.data) < count:
             stack.run(PACE / 20)
         waited.append(stack.clock.seconds() - began)
-    assert max(waited) < PACE / 2
+    # Before the first left an acknowledgement, which nothing answered.
+    assert max(waited[2:]) < PACE / 2
 
 
 @pytest.mark.parametrize("separates", [True, False])
