@@ -12,6 +12,9 @@ from __future__ import annotations
 #: A link that brought more bytes than this does not suffer from it: the tightest rule known
 #: stops at 16 KB, and eight times that leaves room for laxer ones.
 SUSPECT = 128 * 1024
+#: A link that brought less than this, and sent more than `SUSPECT`, was not stopped by it either:
+#: the rules known count what comes (15 to 20 KB), or packets either way.
+TIGHTEST = 12 * 1024
 #: How many links in a row must fall silent before the next ones are replaced in time: one
 #: alone may be a network that went away.
 ENOUGH = 2
@@ -58,13 +61,20 @@ class Freezes:
             self._trying = True
 
     def link_lost(
-        self, received: int, records: int, *, fell_silent: bool, reset: bool = False
+        self,
+        received: int,
+        records: int,
+        *,
+        sent: int = 0,
+        fell_silent: bool,
+        reset: bool = False,
     ) -> None:
         """Learn from a link's end.
 
         Args:
             received: Bytes it had brought.
             records: Records it had carried, either way.
+            sent: Bytes it had taken along.
             fell_silent: Whether it was given up because nothing came any more.
             reset: Whether it was reset when it was `YOUNG` and at work.
         """
@@ -72,6 +82,8 @@ class Freezes:
         if received >= SUSPECT:
             self._count = 0
             self._until_trial = TRIAL[0]
+        elif sent >= SUSPECT and received < TIGHTEST:
+            pass  # whatever ended it
         elif fell_silent or reset:
             self._silent = fell_silent
             self._count += 1

@@ -124,6 +124,12 @@ class FrameProtocol:
         return count
 
     @property
+    def sent(self) -> int:
+        """Bytes sent, of whole records."""
+        count: int = self.transport.sent
+        return count
+
+    @property
     def record_limit(self) -> int:
         """Most bytes of plaintext that a record should have now: less on a slow link."""
         return self._gauge.record_limit if self._gauge is not None else MAX_RECORD_PLAINTEXT

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall
 
 from phantom.core.backoff import backoff
-from phantom.core.freezes import Freezes
+from phantom.core.freezes import SUSPECT, Freezes
 from phantom.runtime import Runtime
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.redial import Redial
 
-#: Seconds after sleep or a move in which a link that falls silent says nothing of its path.
-WAKING = 30.0
+#: Seconds in which a link that falls silent says nothing of its path: after sleep or a move, and
+#: after the end of one that had brought much, as of two lanes one carries little, and an outage
+#: ends both.
+EXCUSED = 30.0
 #: Networks of which it is remembered, until the process ends, how links die there.
 NETWORKS = 8
 #: A link is replaced at an age within this part of ``link_max_age``, at least and at most.
@@ -44,7 +46,7 @@ class Renewal:
         self._network = ""
         self._freezes = Freezes()
         self._elsewhere: dict[str, Freezes] = {}
-        self._woken = float("-inf")
+        self._excused = float("-inf")
         self._timer: IDelayedCall | None = None
 
     def start(self) -> None:
@@ -105,17 +107,23 @@ class Renewal:
             link: The link.
             reset_young: Whether a reset came to it at work, soon after it was made.
         """
-        if self._runtime.clock.seconds() - self._woken < WAKING:
-            return  # after sleep or a move links end for a reason that says nothing of the path
+        if self._runtime.clock.seconds() - self._excused < EXCUSED:
+            return  # they end for a reason that says nothing of the path
+        if link.received >= SUSPECT:
+            self._excused = self._runtime.clock.seconds()
         self._freezes.link_lost(
-            link.received, link.records, fell_silent=link.fell_silent, reset=reset_young
+            link.received,
+            link.records,
+            sent=link.sent,
+            fell_silent=link.fell_silent,
+            reset=reset_young,
         )
 
     def woken(self, moved: bool) -> None:
         """Note that the machine slept, or is on another network now."""
         if moved:
             self._remember_network()
-        self._woken = self._runtime.clock.seconds()
+        self._excused = self._runtime.clock.seconds()
 
     def _remember_network(self) -> None:
         """Put away what was learned about the network before, take out what is known of this."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phantom.core.freezes import LEAST, SUSPECT, TRIAL, Freezes
+from phantom.core.freezes import LEAST, SUSPECT, TIGHTEST, TRIAL, Freezes
 
 
 def test_one_silence_makes_wary_two_make_cautious() -> None:
@@ -88,3 +88,16 @@ def test_the_link_of_a_trial_is_lean_like_the_others() -> None:
     assert freezes.lean
     freezes.link_lost(SUSPECT, 500, fell_silent=False)
     assert not freezes.lean
+
+
+def test_a_link_that_has_sent_much_was_not_stopped_for_what_it_carried() -> None:
+    """An upload brings little: acknowledgements, of far fewer bytes than any path lets through."""
+    freezes = Freezes()
+    for _ in range(4):
+        freezes.link_lost(TIGHTEST - 1, 300, sent=SUSPECT, fell_silent=True)
+    assert not freezes.suspected and not freezes.lean
+    freezes.link_lost(15_000, 20, fell_silent=True)
+    freezes.link_lost(TIGHTEST - 1, 300, sent=SUSPECT, fell_silent=True)
+    assert freezes.suspected and not freezes.lean, "nor does it clear the path"
+    freezes.link_lost(TIGHTEST, 300, sent=SUSPECT, fell_silent=True)
+    assert freezes.lean, "it may have been what it brought"

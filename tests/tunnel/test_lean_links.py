@@ -13,13 +13,14 @@ from support.stack import CLIENT, SERVER_PUBLIC, Silence, Stack
 from support.tunnel import SOMEWHERE, Recorder
 from twisted.internet.task import Clock
 
-from phantom.core.freezes import ENOUGH, YOUNG
+from phantom.core.freezes import ENOUGH, SUSPECT, YOUNG
 from phantom.core.freshness import FRESH_BYTES, LEAN_FLIGHT
 from phantom.core.handshake import Cipher, Mode
 from phantom.core.shaping import Padding, Timing
 from phantom.crypto.ratchet import first_step
 from phantom.tunnel.initiator import InitiatorSettings, NoiseInitiator
 from phantom.tunnel.post_quantum import ClientSecrets
+from phantom.tunnel.renewal import EXCUSED
 from phantom.tunnel.shaper import Shaping
 
 
@@ -119,6 +120,43 @@ def test_links_that_freeze_are_followed_by_lean_ones() -> None:
         stack.pipes[-1].stall()
         stack.run(15)
     assert lean(stack)
+
+
+def test_an_upload_whose_links_fall_silent_says_nothing() -> None:
+    stack, protocol = up()
+    destination = stack.destinations.transports[0]
+    destination.write = lambda data: None  # type: ignore[method-assign]
+    for _ in range(ENOUGH + 1):
+        protocol.transport.write(bytes(SUSPECT + 4096))
+        stack.run(1)
+        stack.pipes[-1].stall()
+        stack.run(15)
+    assert not lean(stack)
+    assert len(stack.pipes) == ENOUGH + 2, "each was lost, and none replaced in time"
+
+
+def test_where_much_came_by_the_other_link_one_that_falls_silent_says_nothing() -> None:
+    """Of two lanes the one for keystrokes carries little, and an outage ends both."""
+    stack, _ = up()
+    renewal = stack.dialer._renewal
+    for _ in range(ENOUGH + 1):
+        renewal.lost(Lost(SUSPECT), reset_young=False)
+        renewal.lost(Lost(5000), reset_young=False)
+        stack.run(EXCUSED + 1)
+    assert not renewal.lean
+    for _ in range(ENOUGH):
+        renewal.lost(Lost(5000), reset_young=False)
+    assert renewal.lean
+
+
+@attrs.frozen
+class Lost:
+    """A link that has fallen silent."""
+
+    received: int
+    sent: int = 0
+    records: int = 20
+    fell_silent: bool = True
 
 
 def test_links_that_are_reset_when_old_or_idle_say_nothing() -> None:
