@@ -68,7 +68,7 @@ class Freezes:
         sent: int = 0,
         fell_silent: bool,
         reset: bool = False,
-    ) -> None:
+    ) -> bool:
         """Learn from a link's end.
 
         Args:
@@ -77,12 +77,16 @@ class Freezes:
             sent: Bytes it had taken along.
             fell_silent: Whether it was given up because nothing came any more.
             reset: Whether it was reset when it was `YOUNG` and at work.
+
+        Returns:
+            Whether it has shown that the path lets much through.
         """
         self._trying = False
         if received >= SUSPECT:
             self._count = 0
             self._until_trial = TRIAL[0]
-        elif sent >= SUSPECT and received < TIGHTEST:
+            return True
+        if sent >= SUSPECT and received < TIGHTEST:
             pass  # whatever ended it
         elif fell_silent or reset:
             self._silent = fell_silent
@@ -90,6 +94,7 @@ class Freezes:
             self._bytes, self._records = received, records
         elif not self._silent:
             self._count = 0
+        return False
 
     @property
     def suspected(self) -> bool:

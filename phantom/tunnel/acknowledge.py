@@ -72,8 +72,17 @@ class Acknowledger:
         self.ripe = False
         self._timer: IDelayedCall | None = None
 
+    def follow(self, *, lean: bool) -> None:
+        """Acknowledge as it suits the link that carries from now on.
+
+        Args:
+            lean: Whether links die young on its path.
+        """
+        self.every = LEAN_ACK_BYTES if lean else ACK_BYTES
+        self.little = 0 if lean else LITTLE
+
     def announced(self, received: int) -> None:
-        """Note that an ATTACH has told the peer."""
+        """Note what the peer is told, by an ATTACH or by what `take` returned; nothing is due."""
         self.stop()
         self._told = received
         self.bytes = 0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall
 
 from phantom.core.backoff import backoff
-from phantom.core.freezes import SUSPECT, Freezes
+from phantom.core.freezes import Freezes
 from phantom.runtime import Runtime
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.redial import Redial
@@ -109,15 +109,15 @@ class Renewal:
         """
         if self._runtime.clock.seconds() - self._excused < EXCUSED:
             return  # they end for a reason that says nothing of the path
-        if link.received >= SUSPECT:
-            self._excused = self._runtime.clock.seconds()
-        self._freezes.link_lost(
+        much_came = self._freezes.link_lost(
             link.received,
             link.records,
             sent=link.sent,
             fell_silent=link.fell_silent,
             reset=reset_young,
         )
+        if much_came:
+            self._excused = self._runtime.clock.seconds()
 
     def woken(self, moved: bool) -> None:
         """Note that the machine slept, or is on another network now."""

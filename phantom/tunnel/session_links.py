@@ -11,7 +11,6 @@ from phantom.core.freshness import Freshness
 from phantom.core.received import LinkCursor
 from phantom.core.wire import Attach, AttachStatus, FrameType, pack_frame
 from phantom.errors import RemoteProtocolError, SessionError
-from phantom.tunnel.acknowledge import ACK_BYTES, LEAN_ACK_BYTES, LITTLE
 from phantom.tunnel.frame import FrameProtocol
 from phantom.tunnel.frame_receiver import DeadEnd
 from phantom.tunnel.session_sending import SendingSession
@@ -189,8 +188,7 @@ class SessionLinks(SendingSession):
         self._ack = None  # ATTACH tells the same
         lean = self.link is not None and self.link.lean
         self._fresh = Freshness(self._runtime.clock.seconds(), lean=lean)
-        self._acknowledger.every = LEAN_ACK_BYTES if lean else ACK_BYTES
-        self._acknowledger.little = 0 if lean else LITTLE
+        self._acknowledger.follow(lean=lean)
         self._set_limits()
 
     def link_lost(self, link: FrameProtocol, reason: Failure) -> None:

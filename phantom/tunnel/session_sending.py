@@ -49,7 +49,7 @@ MUCH = BESIDE_RECORDS * FULL_PAYLOAD // 2
 #: window update are due for every read; each record costs the receiver a tenth of its CPU time.
 WITH_ACK = 1024
 #: Bytes of an ACK with its header.
-ACK_SIZE = HEADER_SIZE + 8
+ACK_SIZE = HEADER_SIZE + len(encode_ack(0))
 
 
 class SendingSession(SessionBase):
@@ -256,7 +256,7 @@ class SendingSession(SessionBase):
         first = records[0]
         if len(records) > 1 or len(first) + ACK_SIZE > min(limit, WITH_ACK):
             return records
-        return [memoryview(first.tobytes() + _pack_ack(self._acknowledger.take()))]
+        return [memoryview(b"".join((first, _pack_ack(self._acknowledger.take()))))]
 
     def _take_ack(self) -> bytes:
         received, self._ack = self._ack, None

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from support.lossy import LossyGauge
-from support.tunnel import Joined, LengthPrefixed
+from support.tunnel import Joined, LengthPrefixed, Recorder
 
 from phantom.core.wire import FrameType, encode_window_update, parse_frames
 from phantom.tunnel.acknowledge import ACK_DELAY, ACK_PATIENCE, LITTLE
+from phantom.tunnel.stream import Stream
 
 MIB = 1 << 20
 
@@ -27,11 +28,18 @@ def said_by(joined: Joined, monkeypatch: pytest.MonkeyPatch, end: LengthPrefixed
     return said
 
 
-def test_an_acknowledgement_leaves_with_what_is_about_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[Joined, Stream, Recorder, list[set[int]]]:
+    """Return a quiet session with a stream, its protocol, and what its client says from now on."""
     joined = Joined(delay=0.0002, capacity=1 << 30)
-    stream, _protocol = joined.open()
-    joined.run(0.1)
-    said = said_by(joined, monkeypatch, joined.client_end)
+    stream, protocol = joined.open()
+    joined.run(1)
+    return joined, stream, protocol, said_by(joined, monkeypatch, joined.client_end)
+
+
+def test_an_acknowledgement_leaves_with_what_is_about_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined, stream, _protocol, said = watched(monkeypatch)
     update = encode_window_update(1)
     joined.session.send(FrameType.WINDOW_UPDATE, stream.stream_id, update)
     joined.session._acknowledger.acknowledge()
@@ -41,10 +49,7 @@ def test_an_acknowledgement_leaves_with_what_is_about_to(monkeypatch: pytest.Mon
 
 
 def test_it_goes_before_what_has_yet_to_be_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    joined = Joined(delay=0.0002, capacity=1 << 30)
-    stream, _protocol = joined.open()
-    joined.run(0.1)
-    said = said_by(joined, monkeypatch, joined.client_end)
+    joined, stream, _protocol, said = watched(monkeypatch)
     stream.write(b"x" * 3000)
     joined.session._acknowledger.acknowledge()
     joined.run(0.1)
@@ -69,10 +74,7 @@ def test_it_goes_before_bulk_that_leaves_with_the_update(monkeypatch: pytest.Mon
 
 
 def test_it_does_not_wait_for_a_link_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    joined = Joined(delay=0.0002, capacity=1 << 30)
-    stream, _protocol = joined.open()
-    joined.run(0.1)
-    said = said_by(joined, monkeypatch, joined.client_end)
+    joined, stream, _protocol, said = watched(monkeypatch)
     joined.session.link.congested = True
     joined.session.send(FrameType.WINDOW_UPDATE, stream.stream_id, encode_window_update(1))
     joined.session._acknowledger.acknowledge()
@@ -81,10 +83,7 @@ def test_it_does_not_wait_for_a_link_that_is_full(monkeypatch: pytest.MonkeyPatc
 
 
 def test_one_waits_for_nothing_that_is_not_about_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    joined = Joined(delay=0.0002, capacity=1 << 30)
-    _stream, protocol = joined.open()
-    joined.run(0.1)
-    said = said_by(joined, monkeypatch, joined.client_end)
+    joined, _stream, protocol, said = watched(monkeypatch)
     joined.server_protocols[1].transport.write(b"few")
     joined.run(0.4)
     assert protocol.data == b"few"
@@ -107,10 +106,7 @@ def test_what_was_to_be_acknowledged_by_a_lost_link_is_by_the_next() -> None:
 
 
 def test_little_is_acknowledged_with_what_leaves_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    joined = Joined(delay=0.0002, capacity=1 << 30)
-    stream, protocol = joined.open()
-    joined.run(1)
-    said = said_by(joined, monkeypatch, joined.client_end)
+    joined, stream, protocol, said = watched(monkeypatch)
     for _ in range(5):
         joined.server_protocols[1].transport.write(b"few")
         joined.run(0.05)
@@ -122,10 +118,7 @@ def test_little_is_acknowledged_with_what_leaves_next(monkeypatch: pytest.Monkey
 
 
 def test_it_goes_alone_when_nothing_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    joined = Joined(delay=0.0002, capacity=1 << 30)
-    joined.open()
-    joined.run(1)
-    said = said_by(joined, monkeypatch, joined.client_end)
+    joined, _stream, _protocol, said = watched(monkeypatch)
     joined.server_protocols[1].transport.write(b"few")
     joined.run(ACK_DELAY + ACK_PATIENCE[0] - 0.01)
     assert not said
@@ -150,10 +143,7 @@ def test_it_follows_what_may_have_been_lost(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_more_than_little_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    joined = Joined(delay=0.0002, capacity=1 << 30)
-    joined.open()
-    joined.run(1)
-    said = said_by(joined, monkeypatch, joined.client_end)
+    joined, _stream, _protocol, said = watched(monkeypatch)
     joined.server_protocols[1].transport.write(b"x" * LITTLE)
     joined.run(0.03)
     assert said == [{FrameType.ACK}]
@@ -166,10 +156,7 @@ def test_more_than_little_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_it_does_not_join_what_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    joined = Joined(delay=0.0002, capacity=1 << 30)
-    stream, _protocol = joined.open()
-    joined.run(1)
-    said = said_by(joined, monkeypatch, joined.client_end)
+    joined, stream, _protocol, said = watched(monkeypatch)
     joined.server_protocols[1].transport.write(b"few")
     joined.run(0.05)
     stream.write(b"x" * 1020)
@@ -180,10 +167,7 @@ def test_it_does_not_join_what_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_links_die_young_it_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    joined = Joined(delay=0.0002, capacity=1 << 30)
-    joined.open()
-    joined.run(1)
-    said = said_by(joined, monkeypatch, joined.client_end)
+    joined, _stream, _protocol, said = watched(monkeypatch)
     joined.session.link.transport.lean = True
     joined.session._trust_anew()
     joined.server_protocols[1].transport.write(b"few")
