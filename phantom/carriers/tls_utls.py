@@ -46,7 +46,7 @@ _RECORD = 16384
 #: The library moves all that it holds with every record that it takes, and with these it holds
 #: nothing in the end (measured for reads of 256 KiB: 0.46 s/GB whole, 0.30 by 64 KiB; and from the
 #: read to the opened records, in pairs, by these 0.88 of what 64 KiB take: doc/adr/0020).
-_PIECE = 4 * (_RECORD + 22)
+_PIECE = 2 * (_RECORD + 22)
 
 # What the library's core raises; a tuple, as it may have none.
 _CORE_ERROR: Any = getattr(_optional("utls._utls"), "CoreError", ())
