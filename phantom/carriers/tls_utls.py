@@ -43,9 +43,9 @@ _RECORD = 16384
 
 #: Bytes of ciphertext given to the library at a time: full records of TLS 1.3 (RFC 8446, section
 #: 5.2: a header, a content type and a tag more), if they begin with one, as while reads keep up.
-#: The library moves all that it holds with every record that it takes, and with these it holds
-#: nothing in the end (measured for reads of 256 KiB: 0.46 s/GB whole, 0.30 by 64 KiB; and from the
-#: read to the opened records, in pairs, by these 0.88 of what 64 KiB take: doc/adr/0020).
+#: The library moves all that it holds with every record that it takes, so few are best, but each
+#: time costs a round through this module (measured for reads of 256 KiB: 0.46 s/GB whole, 0.30 by
+#: 64 KiB; two records against one and four: doc/adr/0020).
 _PIECE = 2 * (_RECORD + 22)
 
 # What the library's core raises; a tuple, as it may have none.
