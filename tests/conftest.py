@@ -103,12 +103,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--endurance", action="store_true", help="run the tests that take minutes")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what takes minutes, visibly, unless it was asked for."""
-    if config.getoption("--endurance"):
-        return
+    """Skip what takes minutes, visibly, unless it was asked for; group what runs real programs.
+
+    With ``-n`` these run in one of the processes, one after the other: each has limits in real time,
+    which hold beside a test without programs, and not always beside each other.
+    """
+    endurance = config.getoption("--endurance")
     for item in items:
-        if item.get_closest_marker("endurance") is not None:
+        if item.get_closest_marker("e2e") is not None:
+            item.add_marker(pytest.mark.xdist_group("programs"))
+        if not endurance and item.get_closest_marker("endurance") is not None:
             item.add_marker(pytest.mark.skip(reason="takes minutes; run with --endurance"))
 
 

@@ -40,7 +40,7 @@ PASSWORD = "correct horse battery staple"
 #: Clients of one name, each with a page: as many as a verdict on lengths needs.
 PAGES = 4
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 def sing_box() -> str:

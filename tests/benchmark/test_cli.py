@@ -38,6 +38,7 @@ def rows_of(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     return {(row["peer"], row["scenario"]): row for row in rows}
 
 
+@pytest.mark.e2e
 @pytest.mark.slow
 def test_a_tiny_run_through_everything(tmp_path: Path) -> None:
     if shutil.which("cc") is None:
@@ -72,6 +73,7 @@ def test_a_tiny_run_through_everything(tmp_path: Path) -> None:
     assert "| phantom-raw |" in shown.stdout
 
 
+@pytest.mark.e2e
 @pytest.mark.slow
 def test_peers_that_are_up_together_take_turns(tmp_path: Path) -> None:
     if shutil.which("cc") is None:

@@ -19,6 +19,9 @@ from benchmarks.running import Running
 from benchmarks.scenarios.base import port_on_the_road
 from phantom.fast.tcp_info import LINUX
 
+# They measure, so they run beside nothing else that does.
+pytestmark = pytest.mark.e2e
+
 Open = Callable[[Road], Running]
 
 
