@@ -107,8 +107,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what takes minutes, visibly, unless it was asked for; group what runs real programs.
 
-    With ``-n`` these run in one of the processes, one after the other: each has limits in real time,
-    which hold beside a test without programs, and not always beside each other.
+    With ``-n`` these run in one of the processes, one after the other: each has limits in real
+    time, which hold beside a test without programs, and not always beside each other.
     """
     endurance = config.getoption("--endurance")
     for item in items:
