@@ -25,7 +25,14 @@ from phantom.core.shaping import (
 from phantom.core.wire import HEADER_SIZE
 from phantom.errors import RemoteProtocolError
 
-DRAW = random.Random(3).randint
+CHANCE = random.Random()
+DRAW = CHANCE.randint
+
+
+@pytest.fixture(autouse=True)
+def draws() -> None:
+    """Draw the same in every test, whichever ran before it in this process."""
+    CHANCE.seed(3)
 
 
 def said(size: int, before: int = 0, received: int = 0, now: float = 0.0) -> Said:
@@ -68,9 +75,18 @@ def test_a_burst_counts_as_a_whole() -> None:
 
 def test_small_records_that_add_up_are_filled_up_together() -> None:
     policy = BurstPadding(Scheme())
-    first = 50 + policy.pad(said(50), DRAW)
+    first = 50 + policy.pad(said(50), lambda low, high: high)
+    assert first == Scheme().tiny_high
     second = 50 + policy.pad(said(50), DRAW)
     assert Scheme().low <= first + second <= Scheme().high
+
+
+def test_small_records_that_add_up_to_little_stay_short() -> None:
+    policy = BurstPadding(Scheme())
+    first = 50 + policy.pad(said(50), lambda low, high: low)
+    assert first == Scheme().tiny_low
+    second = 50 + policy.pad(said(50), DRAW)
+    assert first + second <= Scheme().least
 
 
 def test_a_link_spends_its_allowance_and_then_a_share() -> None:
