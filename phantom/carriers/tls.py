@@ -144,7 +144,10 @@ class TLSLayer(Layer):
                 answered(engine.alpn)
             if not engine.handshake_done or not self._complete():
                 return
-        self._deliver()
+        try:
+            self._deliver()
+        finally:
+            engine.end_loan()
 
     def buffer_received(self, data: memoryview) -> None:
         """Take bytes in a buffer that is lent; see `phantom.fast.sockets.BufferReceiver`."""

@@ -29,7 +29,15 @@ class TLSEngine(Protocol):
         ...
 
     def receive(self, data: bytes | memoryview) -> None:
-        """Take bytes from the network and go on with the handshake, if it still runs."""
+        """Take bytes from the network and go on with the handshake, if it still runs.
+
+        Args:
+            data: Lent, if it is a view, until `end_loan`.
+        """
+        ...
+
+    def end_loan(self) -> None:
+        """Copy what of the view last received is not decrypted yet: its memory may change now."""
         ...
 
     def plaintext(self, limit: int) -> bytes | memoryview:

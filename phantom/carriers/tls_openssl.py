@@ -200,6 +200,9 @@ class OpenSSLEngine:
         if not self.handshake_done:
             self._handshake()
 
+    def end_loan(self) -> None:
+        """See `TLSEngine.end_loan`; OpenSSL copies at once."""
+
     def _handshake(self) -> None:
         try:
             self._connection.do_handshake()

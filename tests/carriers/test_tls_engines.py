@@ -109,6 +109,35 @@ def test_what_is_lent_outlives_what_others_send(
     assert taken(client) == sent
 
 
+@pytest.mark.parametrize("taken_before", [0, 1, 200_000])
+def test_what_is_received_may_change_when_its_loan_has_ended(
+    ends: Engines, taken_before: int
+) -> None:
+    client, server = ends
+    sent = os.urandom(SIZES[-1])
+    server.send(sent)
+    memory = bytearray(server.outgoing())
+    server.send(b"and more")
+    client.receive(memoryview(memory))
+    found = bytes(client.plaintext(taken_before)) if taken_before else b""
+    assert len(found) < len(sent)
+    client.end_loan()
+    memory[:] = bytes(len(memory))
+    carry(server, client)
+    assert found + taken(client) == sent + b"and more"
+
+
+def test_what_is_received_while_a_loan_lasts_comes_behind_it(ends: Engines) -> None:
+    client, server = ends
+    sent = [os.urandom(size) for size in (300_000, 5, 300_000, 16_384)]
+    lent = []
+    for piece in sent:
+        server.send(piece)
+        lent.append(bytearray(server.outgoing()))
+        client.receive(memoryview(lent[-1]))
+    assert taken(client) == b"".join(sent)
+
+
 def test_nothing_is_read_where_a_record_is_not_whole(ends: Engines) -> None:
     client, server = ends
     client.send(b"keystroke")

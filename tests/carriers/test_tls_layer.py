@@ -408,6 +408,23 @@ def test_lent_buffers_both_ways(pair: Any) -> None:
     assert far.received == b"x" * 100_000
 
 
+def test_what_was_lent_to_who_pauses_is_kept(pair: Any) -> None:
+    near, far, wire = pair()
+    wire.run()
+    far.on_data = lambda: far.transport.pauseProducing()
+    sent = bytes(range(256)) * (3 * READ_SIZE // 256)
+    assert near.transport.send_buffer(sent)
+    lent = bytearray(wire.ends[0].queue)
+    wire.ends[0].queue.clear()
+    wire.ends[1].protocol.buffer_received(memoryview(lent))
+    lent[:] = bytes(len(lent))
+    assert 0 < len(far.received) < len(sent)
+    far.on_data = None
+    far.transport.resumeProducing()
+    wire.run()
+    assert far.received == sent
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_what_a_transport_keeps_stays_as_it_is(pair: Any, kept: bool) -> None:
     """A transport that cannot send all at once keeps the memory, and the next gets another."""
