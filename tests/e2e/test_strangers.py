@@ -41,7 +41,8 @@ class Recorder:
 
     def start(self, server: tuple[str, int]) -> None:
         def work() -> None:
-            with contextlib.suppress(OSError):
+            # The latter from `select`, of a socket that `close` has closed between two rounds.
+            with contextlib.suppress(OSError, ValueError):
                 self._relay(self._listener.accept()[0], socket.create_connection(server))
 
         threading.Thread(target=work, daemon=True).start()
