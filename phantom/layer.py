@@ -106,6 +106,12 @@ class Layer:
         """Return our own address."""
         return self.transport.getHost()
 
+    def trust_peer(self) -> None:
+        """Pass down that the peer has proven a key of ours; TLS below works quicker then."""
+        trust = getattr(self.transport, "trust_peer", None)
+        if trust is not None:
+            trust()
+
     # -- from above: IConsumer --------------------------------------------------------
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:

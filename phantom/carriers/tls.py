@@ -25,6 +25,7 @@ from phantom.carriers.tcp import discard_unread, write_separately
 from phantom.carriers.tls_answers import Answers
 from phantom.carriers.tls_engine import TLSEngine
 from phantom.carriers.tls_flights import looks_like_tls, tickets_apart
+from phantom.carriers.tls_quick import QuickEngine
 from phantom.errors import HandshakeError, RemoteProtocolError
 from phantom.fast.sockets import READ_SIZE
 from phantom.interfaces import StrangerPolicy
@@ -82,7 +83,7 @@ class TLSLayer(Layer):
     ) -> None:
         super().__init__(upper)
         self._runtime = runtime
-        self._engine = engine
+        self._engine = QuickEngine(engine)
         self._timeout = timeout
         self._not_tls = not_tls
         self._verify = verify
@@ -225,6 +226,10 @@ class TLSLayer(Layer):
         elif not send(self._engine.outgoing_lent()):
             self._engine.kept()
         return True
+
+    def trust_peer(self) -> None:
+        """See `QuickEngine.trust_peer`."""
+        self._engine.trust_peer()
 
     def write_separately(self, pieces: Iterable[bytes]) -> None:
         """Write pieces as records, and as segments, of their own: see `write_separately`."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from phantom.carriers.tls_secrets import TrafficSecrets
+
 
 class TLSEngine(Protocol):
     """One side of one TLS connection.
@@ -72,6 +74,14 @@ class TLSEngine(Protocol):
     @property
     def alpn(self) -> str | None:
         """The application protocol agreed on (RFC 7301), or None."""
+        ...
+
+    def secrets(self) -> TrafficSecrets | None:
+        """Return the keys of application data, once the handshake is done.
+
+        Returns:
+            None if the library does not tell them, or it is not TLS 1.3.
+        """
         ...
 
     def peer_chain(self) -> list[bytes]:

@@ -20,6 +20,7 @@ from OpenSSL import SSL
 
 from phantom.carriers import tls_groups
 from phantom.carriers.tls_engine import HTTP1_ALPN, TLSEngine
+from phantom.carriers.tls_secrets import KeyLog, TrafficSecrets
 from phantom.core import ssl2_hello
 from phantom.errors import ConfigurationError, RemoteProtocolError
 from phantom.fast.buffers import SEALED_SIZE, SharedBuffer
@@ -155,6 +156,8 @@ class OpenSSLEngine:
         "_beginning",
         "_connection",
         "_error",
+        "_key_log",
+        "_server",
         "handshake_done",
         "peer_closed",
     )
@@ -167,6 +170,9 @@ class OpenSSLEngine:
         # What a client began with, while it may be a hello that only older ones understand.
         self._beginning: bytes | None = b"" if server else None
         self._alert = b""
+        self._server = server
+        self._key_log = KeyLog()
+        self._connection.set_app_data(self._key_log)
         self.handshake_done = False
         self.peer_closed = False
         if server:
@@ -284,16 +290,25 @@ class OpenSSLEngine:
         chosen: bytes = self._connection.get_alpn_proto_negotiated()
         return chosen.decode("ascii", "replace") if chosen else None
 
+    def secrets(self) -> TrafficSecrets | None:
+        """See `TLSEngine.secrets`."""
+        return self._key_log.secrets(self._connection.get_cipher_name(), server=self._server)
+
     def peer_chain(self) -> list[bytes]:
         """See `TLSEngine.peer_chain`."""
         chain = self._connection.get_peer_cert_chain(as_cryptography=True) or []
         return [certificate.public_bytes(Encoding.DER) for certificate in chain]
 
 
+def _log_key(connection: SSL.Connection, line: bytes) -> None:
+    connection.get_app_data().add(line)
+
+
 def _common_options(context: SSL.Context) -> None:
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_keylog_callback(_log_key)
     # pyOpenSSL turns partial writes on, which would stop after each record of 16 KB.
     context.clear_mode(_MODE_ENABLE_PARTIAL_WRITE)
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from phantom.carriers.tls_engine import HTTP1_ALPN, TLSEngine
 from phantom.carriers.tls_openssl import kept_on_failure, server_context
+from phantom.carriers.tls_secrets import KeyLog, KeyLogPipe, TrafficSecrets
 from phantom.core.browser_profiles import RANDOM, preset_for
 from phantom.errors import ConfigurationError, RemoteProtocolError
 from phantom.fast.sockets import READ_SIZE
@@ -119,21 +120,35 @@ class UTLSEngine:
         context: Where certificates and options come from, and which side to take.
         server_name: The name to ask for, as a client; None to ask for none.
         server: Whether the context is a server's.
+        key_pipe: Where the context logs its keys.
     """
 
     __slots__ = (
         "_core_read",
         "_feed",
         "_incoming",
+        "_key_log",
+        "_key_pipe",
         "_lent",
         "_outgoing",
+        "_server",
         "_tls",
         "_unfed",
         "handshake_done",
         "peer_closed",
     )
 
-    def __init__(self, context: Any, server_name: str | None, *, server: bool = False) -> None:
+    def __init__(
+        self,
+        context: Any,
+        server_name: str | None,
+        *,
+        server: bool = False,
+        key_pipe: KeyLogPipe | None = None,
+    ) -> None:
+        self._server = server
+        self._key_log = KeyLog()
+        self._key_pipe = key_pipe
         self._incoming = utls.MemoryBIO()
         self._outgoing = utls.MemoryBIO()
         self._tls = context.wrap_bio(
@@ -181,6 +196,9 @@ class UTLSEngine:
             return
         except ssl.SSLError as error:
             raise RemoteProtocolError(_reason(error)) from None
+        finally:
+            if self._key_pipe is not None:
+                self._key_log.add(self._key_pipe.read())
         self.handshake_done = True
 
     def plaintext(self, limit: int) -> bytes | memoryview:
@@ -281,6 +299,11 @@ class UTLSEngine:
         chosen: str | None = self._tls.selected_alpn_protocol()
         return chosen
 
+    def secrets(self) -> TrafficSecrets | None:
+        """See `TLSEngine.secrets`."""
+        suite = (self._tls.cipher() or (None,))[0]
+        return self._key_log.secrets(suite, server=self._server)
+
     def peer_chain(self) -> list[bytes]:
         """See `TLSEngine.peer_chain`."""
         encoding = utls.Certificate.ENCODING_DER
@@ -318,6 +341,7 @@ class UTLSClientEngines:
         context.verify_mode = utls.CERT_NONE
         context.set_fingerprint(browser_fingerprint(profile, alpn))
         self._context = context if ech is None else context.set_ech_configs(ech)
+        self._key_pipe = KeyLogPipe(self._context)
         self._server_name = server_name
         if ech is not None:
             self._check_ech()
@@ -332,7 +356,8 @@ class UTLSClientEngines:
 
     def engine(self) -> UTLSEngine:
         """Return the client's side of a new connection."""
-        return UTLSEngine(self._context, self._server_name)
+        self._key_pipe.begin()
+        return UTLSEngine(self._context, self._server_name, key_pipe=self._key_pipe)
 
 
 class UTLSServerCertificates:
@@ -381,6 +406,7 @@ class UTLSServerCertificates:
         context.set_session_id_context(
             hashlib.sha1(self.cert_path.encode(), usedforsecurity=False).digest()
         )
+        self._key_pipe = KeyLogPipe(context)
         return context
 
     def reload(self) -> None:
@@ -389,4 +415,5 @@ class UTLSServerCertificates:
 
     def engine(self) -> TLSEngine:
         """Return the server's side of a new connection."""
-        return UTLSEngine(self._context, None, server=True)
+        self._key_pipe.begin()
+        return UTLSEngine(self._context, None, server=True, key_pipe=self._key_pipe)

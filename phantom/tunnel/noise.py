@@ -102,6 +102,7 @@ class NoiseProtocol(Layer):
 
     def confirmed(self) -> None:
         """Note that the peer has proven itself live: the layers above have understood it."""
+        self.trust_peer()
         confirmed, self._on_confirmed = self._on_confirmed, None
         if confirmed is not None:
             confirmed()
