@@ -22,6 +22,7 @@ from phantom.carriers import tls_groups
 from phantom.carriers.tls_engine import HTTP1_ALPN, TLSEngine
 from phantom.carriers.tls_secrets import KeyLog, TrafficSecrets
 from phantom.core import ssl2_hello
+from phantom.crypto.tls13 import OPENSSL_CLIENT, OPENSSL_SERVER
 from phantom.errors import ConfigurationError, RemoteProtocolError
 from phantom.fast.buffers import SEALED_SIZE, SharedBuffer
 from phantom.fast.sockets import READ_SIZE
@@ -292,7 +293,9 @@ class OpenSSLEngine:
 
     def secrets(self) -> TrafficSecrets | None:
         """See `TLSEngine.secrets`."""
-        return self._key_log.secrets(self._connection.get_cipher_name(), server=self._server)
+        manners = OPENSSL_SERVER if self._server else OPENSSL_CLIENT
+        suite = self._connection.get_cipher_name()
+        return self._key_log.secrets(suite, manners, server=self._server)
 
     def peer_chain(self) -> list[bytes]:
         """See `TLSEngine.peer_chain`."""

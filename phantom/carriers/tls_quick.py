@@ -31,6 +31,9 @@ from phantom.fast.sockets import READ_SIZE
 #: certificate may need several), a client one, or three with a certificate of its own.
 _MOST_HIDDEN = 16
 
+#: How often replacing the engine is tried.
+_TRIES = 8
+
 #: Handshake messages that come later (RFC 8446, section 4).
 _NEW_SESSION_TICKET = 4
 _KEY_UPDATE = 24
@@ -50,7 +53,8 @@ _USER_CANCELED = 90
 
 # What is sealed lies here until it was sent, what is opened until it was dealt with: a batch of
 # records of ours inside those of TLS, and one read with a record more.
-_sealed = SharedBuffer(SEALED_SIZE + OVERHEAD * (SEALED_SIZE // MOST_CONTENT + 1))
+_MOST_BULK = (SEALED_SIZE // MOST_CONTENT + 1) * MOST_CONTENT
+_sealed = SharedBuffer(_MOST_BULK // MOST_CONTENT * (MOST_CONTENT + OVERHEAD))
 _opened = memoryview(bytearray(READ_SIZE + 2 * MOST_CONTENT))
 
 _NOTHING = memoryview(b"")
@@ -128,6 +132,7 @@ class QuickEngine:
         "_opener",
         "_pending",
         "_sealer",
+        "_tries",
         "_trusted",
         "_went",
         "handshake_done",
@@ -141,6 +146,7 @@ class QuickEngine:
         self._came = _Count()
         self._went = _Count()
         self._last_sent = b""
+        self._tries = _TRIES
         self._alpn: str | None = None
         self.handshake_done = False
         self.peer_closed = False
@@ -195,16 +201,18 @@ class QuickEngine:
             or record[0] != APPLICATION_DATA
         ):
             return False
-        self._trusted = False
         secrets = engine.secrets()
-        if secrets is None:
+        self._tries -= 1
+        if secrets is None or not self._tries:
+            self._trusted = False
             return False
         # Which records were the handshake's, under other keys, cannot be seen; so these are tried.
         sealer = TLSSealer(secrets.suite, secrets.send)
         if not sealer.find(last_sent, _counters(self._went.hidden - 1)):
+            self._last_sent = b""  # one of the handshake: wait for another
             return False
         sealer.skip()
-        opener = TLSOpener(secrets.suite, secrets.receive)
+        opener = TLSOpener(secrets.suite, secrets.receive, secrets.manners)
         if not opener.find(record, _counters(self._came.hidden)):
             return False
         self._sealer, self._opener = sealer, opener
@@ -276,7 +284,12 @@ class QuickEngine:
                 self._take_control(opener)
                 continue
             source = memoryview(self._held) if self._held else self._lent
-            used, opened = opener.open_row(source, _opened[size:], limit - size)
+            try:
+                used, opened = opener.open_row(source, _opened[size:], limit - size)
+            except RemoteProtocolError:
+                if size:
+                    break  # it is raised again
+                raise
             size += opened
             if not used:
                 break
@@ -332,9 +345,9 @@ class QuickEngine:
             self._engine.send(data)
             return
         view = memoryview(data)
-        while len(view) > SEALED_SIZE:
-            self.send(view[:SEALED_SIZE])
-            view = view[SEALED_SIZE:]
+        while len(view) > _MOST_BULK:
+            self.send(view[:_MOST_BULK])
+            view = view[_MOST_BULK:]
         if self._bulk:
             self._pending.append(bytes(self._bulk))
             self._bulk = _NOTHING

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from phantom.crypto.tls13 import SUITES, Suite
+from phantom.crypto.tls13 import SUITES, Manners, Suite
 
 _CLIENT_LABEL = b"CLIENT_TRAFFIC_SECRET_0"
 _SERVER_LABEL = b"SERVER_TRAFFIC_SECRET_0"
@@ -30,11 +30,13 @@ class TrafficSecrets:
         suite: The cipher suite.
         send: The secret of what this side sends.
         receive: The secret of what the peer sends.
+        manners: Those of the library that tells them.
     """
 
     suite: Suite
     send: bytes
     receive: bytes
+    manners: Manners
 
 
 class KeyLog:
@@ -52,11 +54,14 @@ class KeyLog:
             if label in (_CLIENT_LABEL, _SERVER_LABEL):
                 self._secrets[label] = bytes.fromhex(rest.rpartition(b" ")[2].decode("ascii"))
 
-    def secrets(self, suite: str | None, *, server: bool) -> TrafficSecrets | None:
+    def secrets(
+        self, suite: str | None, manners: Manners, *, server: bool
+    ) -> TrafficSecrets | None:
         """Return the secrets, or None if they, or the suite, are not known.
 
         Args:
             suite: The suite's name.
+            manners: Of the library.
             server: Whether this side is the server.
         """
         known = SUITES.get(suite or "")
@@ -66,7 +71,7 @@ class KeyLog:
             return None
         if server:
             ours, theirs = theirs, ours
-        return TrafficSecrets(known, ours, theirs)
+        return TrafficSecrets(known, ours, theirs, manners)
 
 
 class _Pipe:

@@ -23,6 +23,7 @@ from phantom.carriers.tls_engine import HTTP1_ALPN, TLSEngine
 from phantom.carriers.tls_openssl import kept_on_failure, server_context
 from phantom.carriers.tls_secrets import KeyLog, KeyLogPipe, TrafficSecrets
 from phantom.core.browser_profiles import RANDOM, preset_for
+from phantom.crypto.tls13 import BORINGSSL
 from phantom.errors import ConfigurationError, RemoteProtocolError
 from phantom.fast.sockets import READ_SIZE
 
@@ -302,7 +303,7 @@ class UTLSEngine:
     def secrets(self) -> TrafficSecrets | None:
         """See `TLSEngine.secrets`."""
         suite = (self._tls.cipher() or (None,))[0]
-        return self._key_log.secrets(suite, server=self._server)
+        return self._key_log.secrets(suite, BORINGSSL, server=self._server)
 
     def peer_chain(self) -> list[bytes]:
         """See `TLSEngine.peer_chain`."""

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from phantom.errors import RemoteProtocolError
 
 #: Content types (section 5.1).
+CHANGE_CIPHER_SPEC = 20
 ALERT = 21
 HANDSHAKE = 22
 APPLICATION_DATA = 23
@@ -81,21 +82,41 @@ def expand_label(suite: Suite, secret: bytes, label: bytes, length: int) -> byte
     return HKDFExpand(suite.hash(), length, info).derive(secret)
 
 
+@attrs.frozen(slots=True)
+class Manners:
+    """How a library deals with records that break TLS, which who tampers with them can see.
+
+    Attributes:
+        most_sealed: What a header may announce; more ends the connection at once.
+        late: Whether a record of another type is read to its end before it ends the connection.
+        changes: How many change_cipher_spec records it ignores in a row.
+    """
+
+    most_sealed: int = MOST_SEALED
+    late: bool = False
+    changes: int = 0
+
+
+#: As found with OpenSSL 4.0 and BoringSSL, byte by byte (tests/carriers/test_tls_quick.py).
+OPENSSL_SERVER = Manners()
+OPENSSL_CLIENT = Manners(changes=32)
+BORINGSSL = Manners(most_sealed=MOST_CONTENT + 320, late=True)
+
+
 class _Direction:
     """The key and the counter of one direction.
 
     Args:
         suite: What the handshake agreed on.
         secret: The direction's application traffic secret.
-        counter: The number of the next record.
     """
 
     __slots__ = ("_aead", "_counter", "_iv", "_secret", "_suite")
 
-    def __init__(self, suite: Suite, secret: bytes, counter: int = 0) -> None:
+    def __init__(self, suite: Suite, secret: bytes) -> None:
         self._suite = suite
         self._use(secret)
-        self._counter = counter
+        self._counter = 0  # the number of the next record
 
     def _use(self, secret: bytes) -> None:
         suite = self._suite
@@ -143,8 +164,8 @@ class TLSSealer(_Direction):
 
     __slots__ = ("_full",)
 
-    def __init__(self, suite: Suite, secret: bytes, counter: int = 0) -> None:
-        super().__init__(suite, secret, counter)
+    def __init__(self, suite: Suite, secret: bytes) -> None:
+        super().__init__(suite, secret)
         # A full record's plaintext has its type behind it.
         self._full = memoryview(bytearray(MOST_CONTENT + 1))
         self._full[MOST_CONTENT] = APPLICATION_DATA
@@ -197,16 +218,23 @@ class TLSSealer(_Direction):
 class TLSOpener(_Direction):
     """Opens what this side receives.
 
+    Args:
+        suite: What the handshake agreed on.
+        secret: The direction's application traffic secret.
+        manners: Whose to have.
+
     Attributes:
         kind: The content type of what was last opened and is not application data; 0 for none.
         content: What it was.
         alert: The alert that answers what `open_row` raised.
     """
 
-    __slots__ = ("alert", "content", "kind")
+    __slots__ = ("_changes", "_manners", "alert", "content", "kind")
 
-    def __init__(self, suite: Suite, secret: bytes, counter: int = 0) -> None:
-        super().__init__(suite, secret, counter)
+    def __init__(self, suite: Suite, secret: bytes, manners: Manners = OPENSSL_SERVER) -> None:
+        super().__init__(suite, secret)
+        self._manners = manners
+        self._changes = 0  # of cipher specs, in a row
         self.kind = 0
         self.content = b""
         self.alert = 0
@@ -215,6 +243,30 @@ class TLSOpener(_Direction):
         """Return what to raise, and note the alert that answers it."""
         self.alert = alert
         return RemoteProtocolError(problem)
+
+    def _ignores(self, outer: int, version: int, length: int, body: memoryview) -> bool:
+        """Judge a record that has no place, by its header and what has come of its body.
+
+        Returns:
+            Whether it is to be left out; if not, the rest of it has to be waited for.
+
+        Raises:
+            RemoteProtocolError: It ends the connection.
+        """
+        manners = self._manners
+        if version != _VERSION:
+            raise self.refuse(PROTOCOL_VERSION, "a record that is none of TLS 1.3")
+        if length > manners.most_sealed:
+            raise self.refuse(RECORD_OVERFLOW, "a record too long")
+        change = outer == CHANGE_CIPHER_SPEC and length > 0 and manners.changes > 0
+        if outer != APPLICATION_DATA and not (manners.late or change):
+            raise self.refuse(UNEXPECTED_MESSAGE, "a record in clear")
+        if len(body) < length:
+            return False
+        if not change or bytes(body) != b"\x01" or self._changes == manners.changes:
+            raise self.refuse(UNEXPECTED_MESSAGE, "a record in clear, too long or too short")
+        self._changes += 1
+        return True
 
     def open_row(self, data: memoryview, view: memoryview, limit: int) -> tuple[int, int]:
         """Open the records that lie whole at the beginning of `data`.
@@ -243,15 +295,17 @@ class TLSOpener(_Direction):
         try:
             while size < limit and used + HEADER_SIZE <= end:
                 outer, version, length = unpack(data, used)
-                if outer != APPLICATION_DATA or version != _VERSION:
-                    raise self.refuse(
-                        PROTOCOL_VERSION if outer == APPLICATION_DATA else UNEXPECTED_MESSAGE,
-                        "a record that is none of TLS 1.3",
-                    )
-                if length > MOST_SEALED or length < _LEAST_SEALED:
-                    raise self.refuse(RECORD_OVERFLOW, "a record too long or too short")
                 start = used + HEADER_SIZE
                 stop = start + length
+                if (
+                    outer != APPLICATION_DATA
+                    or version != _VERSION
+                    or not _LEAST_SEALED <= length <= MOST_SEALED
+                ):
+                    if self._ignores(outer, version, length, data[start:stop]):
+                        used = stop
+                        continue
+                    break
                 if stop > end:
                     break
                 header: Buffer = data[used:start] if length != _FULL_SEALED else _FULL_HEADER
@@ -260,6 +314,7 @@ class TLSOpener(_Direction):
                 decrypt_into(nonce, data[start:stop], header, view[size : last + 1])
                 counter += 1
                 used = stop
+                self._changes = 0
                 kind = view[last]
                 if not kind:
                     while last > size and not kind:

@@ -9,30 +9,14 @@ from typing import Any
 import pytest
 
 from phantom.carriers import tls_openssl, tls_utls
+from phantom.carriers.tls_quick import QuickEngine
 from phantom.carriers.tls_server import server_engines
 from phantom.errors import RemoteProtocolError
+from tests.support.tls_engines import LIMIT, carry, replace_engines, shake_hands, taken
 
 #: From less than a record to more than what is drained at once.
 SIZES = [1, 100, 16384, 70_000, 900_000]
-LIMIT = 262144
-
 Engines = tuple[Any, Any]
-
-
-def carry(source: Any, sink: Any) -> None:
-    """Give `sink` what `source` has to send."""
-    data = bytes(source.outgoing_lent())
-    if data:
-        sink.receive(data)
-
-
-def taken(engine: Any) -> bytes:
-    """Return all that can be decrypted."""
-    pieces: list[bytes] = []
-    while data := engine.plaintext(LIMIT):
-        assert len(data) <= LIMIT + 4 * 16384  # a piece more: see `TLSEngine.plaintext`
-        pieces.append(bytes(data))
-    return b"".join(pieces)
 
 
 def damaged(engine: Any) -> bytes:
@@ -53,21 +37,31 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture(params=["openssl", "boringssl"])
-def ends(
-    way: None, certificate: Any, client_engine: Callable[[], Any], request: pytest.FixtureRequest
-) -> Engines:
-    """A client's engine and a server's, with the handshake done."""
+def server_engine(certificate: Any, request: pytest.FixtureRequest) -> Any:
+    """A server's engine, once by each implementation."""
     if request.param == "boringssl" and not tls_utls.AVAILABLE:
         pytest.skip("the package utls is not installed")
-    client = client_engine()
-    server = server_engines(request.param, certificate[0], certificate[1]).engine()
-    client.start()
-    server.start()
-    for _ in range(3):
-        carry(client, server)
-        carry(server, client)
-    assert client.handshake_done and server.handshake_done
-    assert taken(client) == b""
+    return server_engines(request.param, certificate[0], certificate[1]).engine()
+
+
+@pytest.fixture(params=["theirs", "the client's ours", "the server's ours", "ours"])
+def ends(
+    way: None,
+    client_engine: Callable[[], Any],
+    server_engine: Any,
+    request: pytest.FixtureRequest,
+) -> Engines:
+    """A client's engine and a server's, with the handshake done, and whose records are whose."""
+    client, server = client_engine(), server_engine
+    sides: list[QuickEngine] = []
+    if request.param in ("the client's ours", "ours"):
+        client = QuickEngine(client)
+        sides.append(client)
+    if request.param in ("the server's ours", "ours"):
+        server = QuickEngine(server)
+        sides.append(server)
+    shake_hands(client, server)
+    replace_engines(client, server, *sides)
     return client, server
 
 

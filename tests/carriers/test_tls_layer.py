@@ -67,15 +67,42 @@ def joined(runtime: Runtime, clock: Clock, certificate: Any, wire: Any) -> Any:
 
 
 @pytest.fixture(params=["openssl", "boringssl"])
-def pair(joined: Any, client_engine: Any, request: pytest.FixtureRequest) -> Any:
+def shaking(joined: Any, client_engine: Any, request: pytest.FixtureRequest) -> Any:
     """Makes two ends, by each of the client's engines with each of the server's."""
     if request.param == "boringssl" and not tls_utls.AVAILABLE:
         pytest.skip("the package utls is not installed")
     return lambda upper=Upper: joined(client_engine, upper, request.param)
 
 
-def test_upper_starts_only_when_the_handshake_is_done(pair: Any) -> None:
-    near, far, wire = pair()
+@pytest.fixture(params=[False, True], ids=["engine's records", "our records"])
+def pair(shaking: Any, request: pytest.FixtureRequest) -> Any:
+    """Makes two ends, whose engines were replaced or not."""
+
+    def make(upper: type[Upper] = Upper) -> Any:
+        near, far, wire = shaking(upper)
+        if request.param:
+            replace_engines(near, far, wire)
+        return near, far, wire
+
+    return make
+
+
+def replace_engines(near: Upper, far: Upper, wire: Any) -> None:
+    """Have both sides talk, and trust each other."""
+    wire.run()
+    for _ in range(2):
+        for source, sink in ((near, far), (far, near)):
+            source.transport.write(b"a word")
+            wire.run()
+            assert sink.received == b"a word"
+            sink.received.clear()
+            sink.transport.trust_peer()
+    for end in wire.ends:
+        assert end.protocol._engine.replaced
+
+
+def test_upper_starts_only_when_the_handshake_is_done(shaking: Any) -> None:
+    near, far, wire = shaking()
     assert near.transport is None and far.transport is None
     wire.run()
     assert near.transport.alpn == far.transport.alpn == "http/1.1"
@@ -83,8 +110,8 @@ def test_upper_starts_only_when_the_handshake_is_done(pair: Any) -> None:
 
 chunking = given(
     sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=20),
-    up=st.binary(max_size=3000),
-    down=st.binary(max_size=3000),
+    up=st.lists(st.binary(max_size=3000), max_size=4),
+    down=st.lists(st.binary(max_size=3000), max_size=4),
 )
 often = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -92,7 +119,7 @@ often = settings(max_examples=25, suppress_health_check=[HealthCheck.function_sc
 @chunking
 @often
 def test_any_chunking_with_openssl(
-    joined: Any, openssl_engine: Any, sizes: list[int], up: bytes, down: bytes
+    joined: Any, openssl_engine: Any, sizes: list[int], up: list[bytes], down: list[bytes]
 ) -> None:
     _exchange(*joined(openssl_engine), sizes, up, down)
 
@@ -100,12 +127,14 @@ def test_any_chunking_with_openssl(
 @chunking
 @often
 def test_any_chunking_with_utls(
-    joined: Any, utls_engine: Any, sizes: list[int], up: bytes, down: bytes
+    joined: Any, utls_engine: Any, sizes: list[int], up: list[bytes], down: list[bytes]
 ) -> None:
     _exchange(*joined(utls_engine), sizes, up, down)
 
 
-def _exchange(near: Any, far: Any, wire: Any, sizes: list[int], up: bytes, down: bytes) -> None:
+def _exchange(
+    near: Any, far: Any, wire: Any, sizes: list[int], up: list[bytes], down: list[bytes]
+) -> None:
     turn = 0
 
     def size() -> int:
@@ -114,12 +143,18 @@ def _exchange(near: Any, far: Any, wire: Any, sizes: list[int], up: bytes, down:
         return sizes[turn % len(sizes)]
 
     wire.run(size)
-    near.transport.write(up)
-    far.transport.writeSequence([down[:100], down[100:]])
+    # Engines are replaced wherever in this it happens.
+    near.transport.trust_peer()
+    far.transport.trust_peer()
+    for words, source in ((up, near), (down, far)):
+        for number, word in enumerate(words):
+            source.transport.write(word)
+            if number % 2:
+                wire.step(size())
     wire.run(size)
     near.transport.loseConnection()
     wire.run(size)
-    assert bytes(far.received) == up and bytes(near.received) == down
+    assert bytes(far.received) == b"".join(up) and bytes(near.received) == b"".join(down)
     assert near.reasons == far.reasons == [ConnectionDone]
 
 
