@@ -15,6 +15,7 @@ FOLDER = os.environ.get("PHANTOM_BUILD", "build")
 #: The path of a byte, and of a short connection.  A module may be here if its classes have one
 #: base each and no decorator, and if nobody derives from them.
 COMPILED = [
+    "phantom/carriers/tls_quick.py",
     "phantom/core/blocks.py",
     "phantom/core/budget.py",
     "phantom/core/freshness.py",
@@ -26,6 +27,7 @@ COMPILED = [
     "phantom/core/window.py",
     "phantom/core/wire.py",
     "phantom/crypto/records.py",
+    "phantom/crypto/tls13.py",
     "phantom/fast/buffers.py",
     "phantom/fast/gathering.py",
     "phantom/fast/timeouts.py",

@@ -265,13 +265,14 @@ class QuickEngine:
         if self._failed is not None:
             raise self._failed
         try:
-            return _opened[: self._open(min(limit, READ_SIZE))]
+            size = self._open(min(limit, READ_SIZE))
         except RemoteProtocolError as error:
             self._failed = error
             alert = self._opener.alert
             if alert:
                 self._pending.append(self._sealer.seal(ALERT, bytes((_FATAL, alert))))
             raise
+        return _opened[:size]
 
     def _open(self, limit: int) -> int:
         """Open into the shared buffer what was received; return how much that is."""
@@ -355,7 +356,8 @@ class QuickEngine:
             self._pending.append(self._sealer.seal(APPLICATION_DATA, view))
         else:
             room = _sealed.view
-            self._bulk = room[: self._sealer.seal_row(view, room)]
+            size = self._sealer.seal_row(view, room)
+            self._bulk = room[:size]
 
     def close(self) -> None:
         """See `TLSEngine.close`."""
