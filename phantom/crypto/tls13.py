@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import attrs
 from cryptography.exceptions import InvalidTag
@@ -20,34 +21,37 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from phantom.errors import RemoteProtocolError
 
 #: Content types (section 5.1).
-CHANGE_CIPHER_SPEC = 20
-ALERT = 21
-HANDSHAKE = 22
-APPLICATION_DATA = 23
+CHANGE_CIPHER_SPEC: Final = 20
+ALERT: Final = 21
+HANDSHAKE: Final = 22
+APPLICATION_DATA: Final = 23
 
 #: Alerts (section 6).
-UNEXPECTED_MESSAGE = 10
-BAD_RECORD_MAC = 20
-RECORD_OVERFLOW = 22
-PROTOCOL_VERSION = 70
+UNEXPECTED_MESSAGE: Final = 10
+BAD_RECORD_MAC: Final = 20
+RECORD_OVERFLOW: Final = 22
+PROTOCOL_VERSION: Final = 70
 
 #: Most content of a record (section 5.1).
-MOST_CONTENT = 1 << 14
+MOST_CONTENT: Final = 1 << 14
 #: Bytes of a record's header.
-HEADER_SIZE = 5
+HEADER_SIZE: Final = 5
 #: What sealing adds to content: the header, a content type and a tag (16 bytes in each suite).
-OVERHEAD = HEADER_SIZE + 1 + 16
+OVERHEAD: Final = HEADER_SIZE + 1 + 16
 #: Most bytes that may follow a header (section 5.2).
-MOST_SEALED = MOST_CONTENT + 256
+MOST_SEALED: Final = MOST_CONTENT + 256
 #: Least: a content type and a tag.
-_LEAST_SEALED = 1 + 16
+_LEAST_SEALED: Final = 1 + 16
 
 #: What stands in every record for old middleboxes: TLS 1.2 (section 5.1).
-_VERSION = 0x0303
+_VERSION: Final = 0x0303
 _HEADER = struct.Struct(">BHH")
 #: The header of a record that is full.
-_FULL_SEALED = MOST_CONTENT + 17
+_FULL_SEALED: Final = MOST_CONTENT + 17
 _FULL_HEADER = _HEADER.pack(APPLICATION_DATA, _VERSION, _FULL_SEALED)
+
+#: Each byte by itself: the end of a nonce, of which all else is the same for 256 records.
+_BYTES = [bytes((value,)) for value in range(256)]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -111,7 +115,7 @@ class _Direction:
         secret: The direction's application traffic secret.
     """
 
-    __slots__ = ("_aead", "_counter", "_iv", "_secret", "_suite")
+    __slots__ = ("_aead", "_counter", "_iv", "_last", "_secret", "_suite")
 
     def __init__(self, suite: Suite, secret: bytes) -> None:
         self._suite = suite
@@ -123,6 +127,12 @@ class _Direction:
         self._secret = secret
         self._aead = suite.aead(expand_label(suite, secret, b"key", suite.key_size))
         self._iv = int.from_bytes(expand_label(suite, secret, b"iv", 12), "big")
+
+        self._last = self._iv & 255
+
+    def _beginning(self, counter: int) -> bytes:
+        """Return all but the last byte of the nonces of a record and of those that share it."""
+        return ((self._iv ^ counter) >> 8).to_bytes(11, "big")
 
     def update(self) -> None:
         """Go on with the next secret, from record 0 (section 7.2)."""
@@ -193,19 +203,22 @@ class TLSSealer(_Direction):
         Returns:
             The bytes written.
         """
-        full, iv, counter = self._full, self._iv, self._counter
+        full, header, counter = self._full, _FULL_HEADER, self._counter
         encrypt_into = self._aead.encrypt_into
+        ends, last = _BYTES, self._last
+        beginning = self._beginning(counter)
         size = len(content)
         start, end = 0, 0
         while size - start >= MOST_CONTENT:
             body = end + HEADER_SIZE
             # Copied for the content type, which has to stand behind it: into the innermost cache.
             full[:MOST_CONTENT] = content[start : start + MOST_CONTENT]
-            view[end:body] = _FULL_HEADER
+            view[end:body] = header
             end = body + _FULL_SEALED
-            nonce = (iv ^ counter).to_bytes(12, "big")
+            encrypt_into(beginning + ends[last ^ (counter & 255)], full, header, view[body:end])
             counter += 1
-            encrypt_into(nonce, full, _FULL_HEADER, view[body:end])
+            if not counter & 255:
+                beginning = self._beginning(counter)
             start += MOST_CONTENT
         self._counter = counter
         if start < size:
@@ -286,8 +299,10 @@ class TLSOpener(_Direction):
             RemoteProtocolError: The first record, as far as it is there, breaks TLS; `alert` is
                 what to answer.  If one behind it does, that is raised next time.
         """
-        iv, counter = self._iv, self._counter
+        counter, full_header = self._counter, _FULL_HEADER
         decrypt_into = self._aead.decrypt_into
+        ends, lowest = _BYTES, self._last
+        beginning = self._beginning(counter)
         unpack = _HEADER.unpack_from
         end = len(data)
         used, size = 0, 0
@@ -308,11 +323,13 @@ class TLSOpener(_Direction):
                     break
                 if stop > end:
                     break
-                header: Buffer = data[used:start] if length != _FULL_SEALED else _FULL_HEADER
+                header: Buffer = full_header if length == _FULL_SEALED else data[used:start]
                 last = size + length - 17  # of the plaintext; the content type, if not padded
-                nonce = (iv ^ counter).to_bytes(12, "big")
+                nonce = beginning + ends[lowest ^ (counter & 255)]
                 decrypt_into(nonce, data[start:stop], header, view[size : last + 1])
                 counter += 1
+                if not counter & 255:
+                    beginning = self._beginning(counter)
                 used = stop
                 self._changes = 0
                 kind = view[last]
