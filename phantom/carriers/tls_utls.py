@@ -364,10 +364,9 @@ class UTLSClientEngines:
 class UTLSServerCertificates:
     """The server's certificate for BoringSSL, replaceable while the server runs.
 
-    A byte costs about half of what it costs with OpenSSL.  The price is the face: records
-    after the handshake, alerts and the answer to an unknown application protocol are those
-    of the big sites that run BoringSSL, not nginx's, so a prober who compares with the decoy
-    finds differences (doc/probing.md).
+    It has another face: records after the handshake, alerts and the answer to an unknown
+    application protocol are those of the big sites that run BoringSSL, not nginx's, so a prober
+    who compares with the decoy finds differences (doc/probing.md).
 
     Args:
         cert_path: A PEM file with the certificate and those that signed it, in order.

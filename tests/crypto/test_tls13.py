@@ -81,6 +81,20 @@ def test_a_row_of_records(name: str, size: int) -> None:
     assert opened(opener, record) == (len(record), b"later")
 
 
+def test_more_records_than_share_a_nonces_beginning() -> None:
+    # Sealed one by one, each with a nonce of its own, and opened in a row; then the other way.
+    content = os.urandom(MOST_CONTENT)
+    secret = os.urandom(32)
+    sealer, row_sealer = TLSSealer(AES, secret), TLSSealer(AES, secret)
+    opener = TLSOpener(AES, secret)
+    for count in (250, 300):
+        records = b"".join(sealer.seal(APPLICATION_DATA, content) for _ in range(count))
+        room = memoryview(bytearray(len(records)))
+        assert row_sealer.seal_row(memoryview(content * count), room) == len(records)
+        assert bytes(room) == records
+        assert opened(opener, records, count * MOST_CONTENT) == (len(records), content * count)
+
+
 @given(
     contents=st.lists(st.tuples(st.binary(max_size=40), st.integers(0, 30)), max_size=8),
     cut=st.integers(0, 1000),
