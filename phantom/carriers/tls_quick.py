@@ -59,6 +59,9 @@ _opened = memoryview(bytearray(READ_SIZE + 2 * MOST_CONTENT))
 
 _NOTHING = memoryview(b"")
 
+#: More than any connection carries.
+_NEVER = 1 << 60
+
 
 class _Count:
     """Follows records of a byte stream.
@@ -97,7 +100,9 @@ class _Count:
             position += step
             if len(self._header) == HEADER_SIZE:
                 self.hidden += self._header[0] == APPLICATION_DATA
-                self.left = int.from_bytes(self._header[3:], "big")
+                # No record of TLS 1.3 is empty: what a stranger sends is then not followed, as a
+                # header every five bytes would take long.
+                self.left = int.from_bytes(self._header[3:], "big") or _NEVER
                 self._header = b""
         return last
 
@@ -190,6 +195,10 @@ class QuickEngine:
 
     def _replace(self, engine: TLSEngine, data: bytes | memoryview) -> bool:
         """Go on without the engine, if this can be; `data` is what comes next."""
+        unsent = engine.outgoing()
+        if unsent:  # numbers that it has used and we do not know of; not expected
+            self._pending.append(unsent)
+            return False
         last_sent = self._last_sent
         record = bytes(data[: HEADER_SIZE + int.from_bytes(data[3:HEADER_SIZE], "big")])
         if (
@@ -228,8 +237,8 @@ class QuickEngine:
         engine = self._engine
         if engine is not None and not (self._trusted and self._replace(engine, data)):
             self._drained = False
-            self._came.follow(data)
             engine.receive(data)
+            self._came.follow(data)
             self.handshake_done = engine.handshake_done
             return
         self.end_loan()
@@ -370,6 +379,9 @@ class QuickEngine:
         """See `TLSEngine.outgoing`."""
         if self._engine is not None:
             data = self._engine.outgoing()
+            if self._pending:
+                data = b"".join((*self._pending, data))
+                self._pending = []
             self._follow_sent(data)
             return data
         pending = self._pending
@@ -384,6 +396,8 @@ class QuickEngine:
     def outgoing_lent(self) -> bytes | memoryview:
         """See `TLSEngine.outgoing_lent`."""
         if self._engine is not None:
+            if self._pending:
+                return self.outgoing()
             data = self._engine.outgoing_lent()
             self._follow_sent(data)
             return data

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import Any
 
 import attrs
@@ -126,6 +127,8 @@ class KeyLogPipe:
                 if _pipe is not None:
                     _pipe.close()
                 _pipe = _Pipe()
+            if not stat.S_ISFIFO(os.stat(_pipe.path).st_mode):
+                raise OSError("no pipe has a path here")
             self._context.keylog_filename = _pipe.path
         except (OSError, AttributeError):
             self._pipe = None

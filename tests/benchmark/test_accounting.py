@@ -37,7 +37,7 @@ SLEEPING_PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", '''
 import time
-while time.process_time() < 0.3: pass
+while time.process_time() < 0.4: pass  # the kernel counts in ticks of 10 ms
 print(flush=True)
 time.sleep(60)
 '''])

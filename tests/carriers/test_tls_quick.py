@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from phantom.carriers import tls_utls
 from phantom.carriers.tls_openssl import OpenSSLClientEngines
-from phantom.carriers.tls_quick import QuickEngine
+from phantom.carriers.tls_quick import QuickEngine, _Count
 from phantom.carriers.tls_secrets import KeyLog
 from phantom.carriers.tls_server import server_engines
 from phantom.crypto.tls13 import ALERT, HANDSHAKE, HEADER_SIZE
@@ -109,6 +111,54 @@ def test_a_first_record_that_is_bad_is_the_engines(connect: Make) -> None:
         server.plaintext(100)
     assert not server.replaced
     assert len(server.outgoing()) == 24  # its alert
+
+
+def test_what_the_engine_has_not_sent_yet_goes_first(connect: Make) -> None:
+    client, server = connect(False)
+    server.trust_peer()
+    engine = server._engine
+    assert engine is not None
+    engine.send(b"unsent")
+    client.send(b"a word")
+    carry(client, server)
+    assert not server.replaced
+    assert taken(server) == b"a word"
+    carry(server, client)
+    assert taken(client) == b"unsent"
+    talk(client, server)
+    assert server.replaced
+    talk(client, server)
+
+
+@pytest.mark.parametrize("data", [bytes(70_000), b"\x17\x03\x03\x00\x00" * 1000])
+def test_what_is_no_tls_is_not_followed(data: bytes) -> None:
+    count = _Count()
+    count.follow(data)
+    assert not count.between
+    assert count.hidden == (data[0] == 23)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 300), max_size=10),
+    cuts=st.lists(st.integers(1, 400), min_size=1, max_size=10),
+)
+def test_records_are_followed_however_they_are_cut(sizes: list[int], cuts: list[int]) -> None:
+    kinds = [22 + number % 2 for number in range(len(sizes))]
+    stream = b"".join(
+        bytes((kind, 3, 3)) + size.to_bytes(2, "big") + bytes(size)
+        for kind, size in zip(kinds, sizes, strict=True)
+    )
+    count = _Count()
+    position, turn = 0, 0
+    while position < len(stream):
+        piece = stream[position : position + cuts[turn % len(cuts)]]
+        count.follow(piece)
+        position, turn = position + len(piece), turn + 1
+        ends = [sum(sizes[:number]) + 5 * number for number in range(len(sizes) + 1)]
+        assert count.between == (position in ends)
+    assert count.hidden == kinds.count(23)
+    if sizes:
+        assert _Count().follow(stream) == len(stream) - sizes[-1] - 5
 
 
 def test_keys_that_are_not_told_leave_it_to_the_engine(
