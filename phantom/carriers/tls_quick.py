@@ -26,6 +26,9 @@ from phantom.crypto.tls13 import (
 from phantom.errors import RemoteProtocolError
 from phantom.fast.buffers import SEALED_SIZE, SharedBuffer
 from phantom.fast.sockets import READ_SIZE
+from phantom.telemetry import make_logger
+
+log = make_logger()
 
 #: Most records of a handshake that look like application data: nginx sends one to four (its
 #: certificate may need several), a client one, or three with a certificate of its own.
@@ -228,6 +231,7 @@ class QuickEngine:
         self._alpn = engine.alpn
         self._engine = None
         self._last_sent = b""
+        log.debug("the records of TLS are sealed and opened by phantom from here on")
         return True
 
     # -- receiving --------------------------------------------------------------------

@@ -41,11 +41,15 @@ def download(tunnel: Tunnel) -> None:
         assert hashlib.sha256(read_all(connection)).hexdigest() == content_digest(20 * MEGABYTE)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("utls") is None, reason="no utls")
-def test_boringssl_on_the_server(make_tunnel: MakeTunnel) -> None:
-    tunnel = make_tunnel("tls", server={"tls_engine": "boringssl"}).start()
+@pytest.mark.parametrize("engine", ["openssl", "boringssl"])
+def test_both_ends_seal_the_records_of_tls_themselves(make_tunnel: MakeTunnel, engine: str) -> None:
+    if engine == "boringssl" and importlib.util.find_spec("utls") is None:
+        pytest.skip("the package utls is not installed")
+    tunnel = make_tunnel("tls", server={"tls_engine": engine}, level="debug").start()
     upload(tunnel)
     download(tunnel)
+    for program in (tunnel.client, tunnel.server):
+        program.wait_for("the records of TLS are sealed and opened by phantom from here on")
 
 
 NGINX = """
