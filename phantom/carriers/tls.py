@@ -121,8 +121,8 @@ class TLSLayer(Layer):
         self._flush()
 
     def dataReceived(self, data: bytes | memoryview) -> None:
-        """Decrypt, and pass up what comes out."""
-        if self._ended:
+        """Decrypt, and pass up what comes out; nothing counts behind a close_notify."""
+        if self._ended or self._reads_closed:
             return
         if not self._up:
             data = bytes(data)

@@ -52,7 +52,11 @@ class TLSEngine(Protocol):
         ...
 
     def send(self, data: bytes | memoryview) -> None:
-        """Encrypt all of `data` into `outgoing`; no limit, no copy kept."""
+        """Encrypt all of `data` into `outgoing`; no limit, no copy kept.
+
+        What comes out may lie in memory that all engines share: ask for it before another one is
+        asked for anything.
+        """
         ...
 
     def close(self) -> None:

@@ -43,6 +43,11 @@ _KEY_UPDATE = 24
 #: Most bytes of one that comes in pieces; a ticket has 65,799 at most (section 4.6.1).
 _MOST_MESSAGE = 66_000
 
+#: Most records in a row that are not application data, as each of an update of keys takes some 30
+#: microseconds and may want an answer.  BoringSSL takes as many updates (ssl/tls13_both.cc); a
+#: ticket comes in five at most.
+_MOST_CONTROLS = 32
+
 _MESSAGE_HEADER = 4
 #: What a KeyUpdate may hold (section 4.6.3), and ours.
 _NOT_REQUESTED, _REQUESTED = b"\x00", b"\x01"
@@ -130,6 +135,7 @@ class QuickEngine:
         "_bulk",
         "_bulk_lent",
         "_came",
+        "_controls",
         "_drained",
         "_engine",
         "_failed",
@@ -163,7 +169,8 @@ class QuickEngine:
         self._opener: TLSOpener
         self._held = b""  # received and not opened; while any are lent, whole records only
         self._lent = _NOTHING
-        self._messages = b""  # a part of a handshake message
+        self._messages = bytearray()  # a part of a handshake message
+        self._controls = 0  # records in a row that are not application data
         self._pending: list[bytes] = []  # sealed records
         self._bulk = _NOTHING  # and, behind them, in the shared buffer
         self._bulk_lent = False
@@ -245,6 +252,8 @@ class QuickEngine:
             self._came.follow(data)
             self.handshake_done = engine.handshake_done
             return
+        if self.peer_closed:
+            return
         self.end_loan()
         view = memoryview(data)
         held = self._held
@@ -304,7 +313,9 @@ class QuickEngine:
                 if size:
                     break  # it is raised again
                 raise
-            size += opened
+            if opened:
+                size += opened
+                self._controls = 0
             if not used:
                 break
             if self._held:
@@ -321,18 +332,23 @@ class QuickEngine:
         """
         kind, content = opener.kind, opener.content
         opener.kind, opener.content = 0, b""
+        self._controls += 1
+        if self._controls > _MOST_CONTROLS:
+            raise opener.refuse(UNEXPECTED_MESSAGE, "too much that is no data")
         if kind == ALERT and len(content) == _ALERT_SIZE and not self._messages:
             if content[1] == _CLOSE_NOTIFY:
                 self.peer_closed = True
             elif content[1] != _USER_CANCELED:
                 raise RemoteProtocolError(f"the peer's alert {content[1]}")
         elif kind == HANDSHAKE and content:
-            self._take_messages(opener, self._messages + content)
+            self._messages += content
+            self._take_messages(opener)
         else:
             raise opener.refuse(UNEXPECTED_MESSAGE, "a record of a kind that has no place here")
 
-    def _take_messages(self, opener: TLSOpener, messages: bytes) -> None:
-        """Deal with handshake messages; a part of one is kept."""
+    def _take_messages(self, opener: TLSOpener) -> None:
+        """Deal with whole handshake messages."""
+        messages = self._messages
         while len(messages) >= _MESSAGE_HEADER:
             kind, size = messages[0], int.from_bytes(messages[1:_MESSAGE_HEADER], "big")
             end = _MESSAGE_HEADER + size
@@ -340,7 +356,8 @@ class QuickEngine:
                 raise opener.refuse(UNEXPECTED_MESSAGE, "a handshake message after the handshake")
             if len(messages) < end:
                 break
-            body, messages = messages[_MESSAGE_HEADER:end], messages[end:]
+            body = bytes(messages[_MESSAGE_HEADER:end])
+            del messages[:end]
             if kind == _KEY_UPDATE:
                 # Nothing may stand behind it under the old key (RFC 8446, section 5.1).
                 if messages or body not in (_NOT_REQUESTED, _REQUESTED):
@@ -349,7 +366,6 @@ class QuickEngine:
                 if body == _REQUESTED:
                     self._pending.append(self._sealer.seal(HANDSHAKE, _OUR_UPDATE))
                     self._sealer.update()
-        self._messages = messages
 
     # -- sending ----------------------------------------------------------------------
 

@@ -19,8 +19,8 @@ from phantom.crypto.tls13 import SUITES, Manners, Suite
 _CLIENT_LABEL = b"CLIENT_TRAFFIC_SECRET_0"
 _SERVER_LABEL = b"SERVER_TRAFFIC_SECRET_0"
 
-#: More than a handshake writes: five lines of at most 194 bytes.
-_READ_SIZE = 4096
+#: All that a pipe may hold (pipe(7)); a handshake writes five lines of at most 194 bytes.
+_READ_SIZE = 65536
 
 
 @attrs.frozen(slots=True, repr=False)

@@ -286,6 +286,17 @@ def test_half_close_each_way(pair: Any) -> None:
     assert far.ended == 1
 
 
+def test_nothing_is_taken_behind_a_close(pair: Any) -> None:
+    near, far, wire = pair(HalfCloser)
+    wire.run()
+    near.transport.loseWriteConnection()
+    wire.run()
+    assert far.ended
+    layer = wire.ends[1].protocol
+    layer._engine = None  # whoever gives it anything fails
+    layer.dataReceived(bytes(1000))
+
+
 def test_half_close_closes_who_knows_none(pair: Any) -> None:
     near, far, wire = pair()
     wire.run()

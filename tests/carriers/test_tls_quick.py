@@ -411,6 +411,31 @@ def test_nothing_comes_behind_a_close(connect: Make) -> None:
     assert taken(client) == b"and we may go on"
 
 
+@pytest.mark.parametrize("content", [b"\x18\x00\x00\x01\x00", b"\x04\x00\x00\x01\x00", b"\x04"])
+def test_a_flood_of_what_is_no_data_ends_it(connect: Make, content: bytes) -> None:
+    client, server = connect()
+    before = 0
+    while before < 100:
+        server.receive(control(client, HANDSHAKE, content))
+        if content[0] == 24:
+            client._sealer.update()
+        try:
+            assert taken(server) == b""
+        except RemoteProtocolError:
+            break
+        before += 1
+    # Four of the last are the header of a ticket that is too long.
+    assert before == (3 if content == b"\x04" else 32)
+
+
+def test_updates_among_data_are_no_flood(connect: Make) -> None:
+    client, server = connect()
+    for _ in range(100):
+        server.receive(control(client, HANDSHAKE, b"\x18\x00\x00\x01\x00"))
+        client._sealer.update()
+        talk(client, server)
+
+
 def test_what_waits_keeps_its_order(connect: Make) -> None:
     client, server = connect()
     words = [os.urandom(size) for size in (50_000, 10, 70_000, 600_000, 3)]
